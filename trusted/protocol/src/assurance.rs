@@ -1,0 +1,141 @@
+//! What is true of an execution, as levels. The enclave computes them and no one else.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! levels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$level_doc:meta])* $level:ident),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$level_doc])* $level),* }
+    )*};
+}
+
+levels! {
+    /// Where the enclave runs. `sgx` means a quote under Intel's root, and nothing else.
+    Tee { None, Simulator, Sgx }
+    /// What holds the connector. All but `snp` are the host's word.
+    SandboxLevel { Native, Gvisor, Vm, Snp }
+    /// Who made the request: the gateway for an API key, or the agent by its signature.
+    AgentLevel { Gateway, Signed }
+    /// The weakest approval that counted.
+    ApprovalLevel { None, Key, Software, Passkey }
+    /// Whose word it is that the record is durable.
+    Durability { Host, Witnessed }
+    /// Whose word it is that nothing was rolled back.
+    Freshness { Host, Witnessed }
+    /// Whose clock it was.
+    TimeSource { Host, Witnessed }
+}
+
+/// The levels of one execution; also the least that an action's policy accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assurance {
+    #[serde(default = "lowest::tee")]
+    pub tee: Tee,
+    #[serde(default = "lowest::sandbox")]
+    pub sandbox: SandboxLevel,
+    #[serde(default = "lowest::agent")]
+    pub agent: AgentLevel,
+    #[serde(default = "lowest::approval")]
+    pub approval: ApprovalLevel,
+    #[serde(default = "lowest::durability")]
+    pub durability: Durability,
+    #[serde(default = "lowest::freshness")]
+    pub freshness: Freshness,
+    #[serde(default = "lowest::time")]
+    pub time: TimeSource,
+}
+
+/// Where a policy says nothing, the least level is enough.
+mod lowest {
+    use super::*;
+
+    pub(super) fn tee() -> Tee {
+        Tee::None
+    }
+    pub(super) fn sandbox() -> SandboxLevel {
+        SandboxLevel::Native
+    }
+    pub(super) fn agent() -> AgentLevel {
+        AgentLevel::Gateway
+    }
+    pub(super) fn approval() -> ApprovalLevel {
+        ApprovalLevel::None
+    }
+    pub(super) fn durability() -> Durability {
+        Durability::Host
+    }
+    pub(super) fn freshness() -> Freshness {
+        Freshness::Host
+    }
+    pub(super) fn time() -> TimeSource {
+        TimeSource::Host
+    }
+}
+
+impl Assurance {
+    /// The lowest level of each.
+    pub const LOWEST: Self = Self {
+        tee: Tee::None,
+        sandbox: SandboxLevel::Native,
+        agent: AgentLevel::Gateway,
+        approval: ApprovalLevel::None,
+        durability: Durability::Host,
+        freshness: Freshness::Host,
+        time: TimeSource::Host,
+    };
+
+    /// The first aspect in which this is less than `least`, by its name.
+    pub fn shortfall(&self, least: &Self) -> Option<Aspect> {
+        let short = [
+            (Aspect::Tee, self.tee < least.tee),
+            (Aspect::Sandbox, self.sandbox < least.sandbox),
+            (Aspect::Agent, self.agent < least.agent),
+            (Aspect::Approval, self.approval < least.approval),
+            (Aspect::Durability, self.durability < least.durability),
+            (Aspect::Freshness, self.freshness < least.freshness),
+            (Aspect::Time, self.time < least.time),
+        ];
+        short
+            .into_iter()
+            .find_map(|(aspect, falls_short)| falls_short.then_some(aspect))
+    }
+}
+
+impl Default for Assurance {
+    fn default() -> Self {
+        Self::LOWEST
+    }
+}
+
+/// The name of one level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aspect {
+    Tee,
+    Sandbox,
+    Agent,
+    Approval,
+    Durability,
+    Freshness,
+    Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortfall_is_named() {
+        let least = Assurance {
+            tee: Tee::Sgx,
+            ..Assurance::LOWEST
+        };
+        assert_eq!(Assurance::LOWEST.shortfall(&least), Some(Aspect::Tee));
+        assert_eq!(least.shortfall(&Assurance::LOWEST), None);
+        let text = serde_json::to_string(&Assurance::LOWEST).unwrap();
+        assert!(text.starts_with("{\"tee\":\"none\",\"sandbox\":\"native\",\"agent\":\"gateway\""));
+    }
+}

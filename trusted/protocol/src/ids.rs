@@ -1,0 +1,356 @@
+//! Names, hashes and times, each a type of its own.
+
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest, Sha256};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// A text that is not an id, a hash or a time of the expected form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not of the expected form: {0}")]
+pub struct FormError(pub &'static str);
+
+const ID_FORM: &str = "an id is 1 to 63 of a-z, 0-9, _ and -, and begins with a letter or digit";
+
+fn is_id(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    let head = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    head && text.len() <= 63
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Accepts `[a-z0-9][a-z0-9_-]{0,62}`.
+            pub fn new(text: &str) -> Result<Self, FormError> {
+                if is_id(text) { Ok(Self(text.to_string())) } else { Err(FormError(ID_FORM)) }
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl core::str::FromStr for $name {
+            type Err = FormError;
+            fn from_str(text: &str) -> Result<Self, FormError> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+                Self::new(&String::deserialize(reader)?).map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// `t` and 52 characters of base32: the hash of the tenant's first policy key.
+    TenantId;
+    /// An agent, as its policy names it.
+    AgentId;
+    /// Whom the agent claims to act for.
+    UserId;
+    /// A person with keys, as a policy names one.
+    PersonId;
+    /// A policy of a tenant.
+    PolicyId;
+    /// An upstream service, as a policy defines it.
+    ServiceId;
+    /// An action of a service.
+    ActionName;
+    /// A quota of a policy.
+    QuotaId;
+    /// The part of a tenant's vault that one policy may use.
+    Namespace;
+    /// A credential in a namespace.
+    CredentialId;
+    /// One life of the enclave.
+    BootId;
+    /// One action, from its request to its end.
+    ActionId;
+    /// One execution of an action.
+    ExecutionId;
+}
+
+fn base32(bytes: &[u8]) -> String {
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+}
+
+impl TenantId {
+    /// The tenant whose first policy key this is.
+    pub fn of_first_key(key: &crate::sign::PublicKey) -> Self {
+        let hash = Hash::of_labelled("toani/v1/tenant", key.to_string().as_bytes());
+        Self(alloc::format!("t{}", base32(hash.as_bytes())))
+    }
+}
+
+impl BootId {
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(alloc::format!("boot_{}", base32(&bytes)))
+    }
+}
+
+impl ActionId {
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(alloc::format!("act_{}", base32(&bytes)))
+    }
+}
+
+impl ExecutionId {
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(alloc::format!("exe_{}", base32(&bytes)))
+    }
+}
+
+/// A SHA-256 hash; `sha256:HEX` in JSON, 32 bytes in postcard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    pub const ZERO: Self = Self([0; 32]);
+
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// SHA-256 of the bytes alone.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// SHA-256 over `label`, a zero byte and the bytes: hashes of two kinds never meet.
+    pub fn of_labelled(label: &str, bytes: &[u8]) -> Self {
+        Self::of_parts(label, &[bytes])
+    }
+
+    /// SHA-256 over `label`, a zero byte and the parts one after the other. Parts of variable
+    /// length are the caller's to delimit.
+    pub fn of_parts(label: &str, parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(label.as_bytes());
+        hasher.update([0]);
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl core::str::FromStr for Hash {
+    type Err = FormError;
+
+    fn from_str(text: &str) -> Result<Self, FormError> {
+        let error = FormError("a hash is sha256: and 64 lower-case hexadecimal digits");
+        let hex = text.strip_prefix("sha256:").ok_or(error)?;
+        let bytes = HEXLOWER.decode(hex.as_bytes()).map_err(|_| error)?;
+        bytes.try_into().map(Self).map_err(|_| error)
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
+        if writer.is_human_readable() {
+            writer.collect_str(self)
+        } else {
+            self.0.serialize(writer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        if reader.is_human_readable() {
+            String::deserialize(reader)?
+                .parse()
+                .map_err(de::Error::custom)
+        } else {
+            <[u8; 32]>::deserialize(reader).map(Self)
+        }
+    }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z; RFC 3339 in UTC in JSON.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(u64);
+
+impl Time {
+    /// 9999-12-31T23:59:59.999Z: RFC 3339 ends there.
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    pub const fn from_ms(ms: u64) -> Self {
+        if ms > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(ms)
+        }
+    }
+
+    pub const fn ms(self) -> u64 {
+        self.0
+    }
+
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self::from_ms(self.0.saturating_add(ms))
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub const fn ms_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Days since 1970-01-01.
+    pub const fn day(self) -> u64 {
+        self.0 / 86_400_000
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanoseconds = i128::from(self.0).saturating_mul(1_000_000);
+        let text = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
+            .ok()
+            .and_then(|moment| moment.format(&Rfc3339).ok())
+            .ok_or(fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl core::str::FromStr for Time {
+    type Err = FormError;
+
+    fn from_str(text: &str) -> Result<Self, FormError> {
+        let error = FormError("a time is RFC 3339 in UTC, to the millisecond");
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| error)?;
+        let nanoseconds = moment.unix_timestamp_nanos();
+        let ms = u64::try_from(nanoseconds / 1_000_000).map_err(|_| error)?;
+        let exact = nanoseconds % 1_000_000 == 0;
+        if exact && ms <= Self::MAX.0 {
+            Ok(Self(ms))
+        } else {
+            Err(error)
+        }
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
+        if writer.is_human_readable() {
+            writer.collect_str(self)
+        } else {
+            self.0.serialize(writer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        if reader.is_human_readable() {
+            String::deserialize(reader)?
+                .parse()
+                .map_err(de::Error::custom)
+        } else {
+            u64::deserialize(reader).map(Self::from_ms)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_one_form() {
+        for good in ["a", "0", "buy_stock", "t-1", &"a".repeat(63)] {
+            assert!(AgentId::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "_a",
+            "-a",
+            "A",
+            "a.b",
+            "a/b",
+            "ä",
+            "a b",
+            &"a".repeat(64),
+        ] {
+            assert!(AgentId::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        let time = Time::from_ms(1_773_224_100_000);
+        assert_eq!(time.to_string(), "2026-03-11T10:15:00Z");
+        assert_eq!("2026-03-11T10:15:00Z".parse(), Ok(time));
+        assert_eq!("2026-03-11T10:15:00.25Z".parse(), Ok(time.plus_ms(250)));
+        for bad in [
+            "",
+            "2026-03-11",
+            "2026-03-11T10:15:00",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert!(bad.parse::<Time>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_keep_hashes_apart() {
+        assert_ne!(Hash::of_labelled("a", b"bc"), Hash::of_labelled("ab", b"c"));
+        let text = Hash::of(b"").to_string();
+        assert_eq!(
+            text,
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+        assert_eq!(text.parse(), Ok(Hash::of(b"")));
+        assert!(text.to_uppercase().parse::<Hash>().is_err());
+    }
+}

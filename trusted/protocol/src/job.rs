@@ -1,0 +1,133 @@
+//! Between enclave, supervisor and connector: postcard, one version, never stored.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::ids::{BootId, ExecutionId, Hash};
+
+/// HPKE's info string for jobs; the instance's and the boot's id follow it.
+pub const JOB_INFO: &[u8] = b"toani/v1/job";
+/// Exporter context of the key under which the outcome returns.
+pub const OUTCOME_EXPORT: &[u8] = b"toani/v1/outcome";
+
+/// A supervisor introduces itself, once per life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxHello {
+    /// SHA-256 of the program that supervises.
+    pub measurement: Hash,
+    /// X25519 key of this life, for HPKE.
+    pub key: [u8; 32],
+}
+
+/// What travels from the enclave to the supervisor. The host sees this and cannot open it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SealedJob {
+    pub header: JobHeader,
+    pub encapsulated: Vec<u8>,
+    /// A [`Job`]; its AAD is the postcard of `header`.
+    pub ciphertext: Vec<u8>,
+}
+
+/// Which job this is. Authenticated, not secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobHeader {
+    pub instance: Hash,
+    pub boot: BootId,
+    pub execution: ExecutionId,
+    pub jti: Hash,
+}
+
+/// One job: a plan, and the credential it needs.
+#[derive(PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The canonical plan.
+    pub plan: Vec<u8>,
+    /// The credential's plaintext; empty if the plan injects none.
+    pub credential: Vec<u8>,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.credential.zeroize();
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("plan_bytes", &self.plan.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What returns to the enclave: AES-256-GCM under the exported key, zero nonce, AAD the header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SealedOutcome {
+    pub ciphertext: Vec<u8>,
+}
+
+/// What came of a job, after scrubbing. The connector says `end`; the supervisor says the rest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobOutcome {
+    pub end: JobEnd,
+    /// The secret was in what came back, in some encoding; the bytes were dropped.
+    pub secret_seen: bool,
+    /// A connection to an endpoint was opened. Only the supervisor knows.
+    pub connected: bool,
+    /// Bytes through the door.
+    pub bytes_out: u64,
+    pub bytes_in: u64,
+}
+
+/// How the connector ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum JobEnd {
+    /// The upstream answered.
+    Response {
+        status: u16,
+        body: Vec<u8>,
+    },
+    Redirected {
+        status: u16,
+    },
+    TooLarge,
+    /// The answer was not HTTP.
+    Malformed,
+    TlsRefused,
+    /// No address of the host may be connected to.
+    AddressRefused,
+    /// No connection came about.
+    Unreachable,
+    TimedOut,
+    /// The connector died, overstepped its limits or spoke garbage.
+    ConnectorFailed,
+}
+
+/// Supervisor to connector: one frame, then nothing more.
+pub type ConnectorFrame = Job;
+
+/// Connector to supervisor: one frame, then it exits.
+pub type ConnectorReply = JobEnd;
+
+/// Length of a frame's prefix: a 32-bit little-endian count of the bytes that follow.
+pub const FRAME_PREFIX_BYTES: usize = 4;
+
+/// A short text for logs: which end, without any of its content.
+impl JobEnd {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Response { .. } => "response",
+            Self::Redirected { .. } => "redirected",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::TlsRefused => "tls_refused",
+            Self::AddressRefused => "address_refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::ConnectorFailed => "connector_failed",
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Every maximum of the protocol, by name. Units are in the names.
+
+/// A document in canonical JSON: policy, manifest, admission list.
+pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
+/// One action request, canonical.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Nesting of any JSON value.
+pub const JSON_DEPTH_MAX: usize = 24;
+/// One audit record: a tlog entry carries its length in 16 bits.
+pub const RECORD_BYTES_MAX: usize = 65_535;
+/// A credential's plaintext.
+pub const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
+/// A sealed credential as its owner sends it.
+pub const SEALED_CREDENTIAL_BYTES_MAX: usize = 32 * 1024;
+/// An Action Token as text.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// One approver's evidence, canonical.
+pub const EVIDENCE_BYTES_MAX: usize = 16 * 1024;
+/// What a connector may answer with, whatever the policy says.
+pub const RESPONSE_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// What the enclave lets out to the agent, after cutting.
+pub const RESULT_BYTES_MAX: usize = 256 * 1024;
+/// One message across the enclave's boundary, either way.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// One frame between supervisor and connector, either way.
+pub const FRAME_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// A proof bundle.
+pub const BUNDLE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Longest life of a request between `issued_at` and `expires_at`.
+pub const REQUEST_LIFE_MS_MAX: u64 = 60 * 60 * 1000;
+/// How far `issued_at` may lie ahead of the enclave's time.
+pub const CLOCK_SKEW_MS_MAX: u64 = 30 * 1000;
+/// Life of an Action Token.
+pub const TOKEN_LIFE_MS_MAX: u64 = 15 * 60 * 1000;
+/// Longest wait for approvals that a policy may set.
+pub const APPROVAL_WAIT_S_MAX: u32 = 24 * 60 * 60;
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
+/// Sealed results are deleted after this.
+pub const RESULT_RETENTION_MS: u64 = IDEMPOTENCY_LIFE_MS;
+/// Sealed params, statements and approvals' evidence are deleted after this.
+pub const EVIDENCE_RETENTION_MS: u64 = 90 * 24 * 60 * 60 * 1000;
+/// Longest time that one execution may take upstream.
+pub const EXECUTION_MS_MAX: u32 = 120 * 1000;
+/// After this the enclave gives up on an outcome and writes `unknown`.
+pub const OUTCOME_WAIT_MS_MAX: u64 = 180 * 1000;
+
+pub const AGENTS_MAX: usize = 10_000;
+pub const PERSONS_MAX: usize = 1_000;
+pub const KEYS_PER_PERSON_MAX: usize = 16;
+pub const SERVICES_MAX: usize = 100;
+pub const ACTIONS_PER_SERVICE_MAX: usize = 200;
+pub const CREDENTIALS_PER_POLICY_MAX: usize = 1_000;
+pub const QUOTAS_PER_POLICY_MAX: usize = 100;
+pub const WINDOWS_PER_ACTION_MAX: usize = 1_000;
+pub const PARAMS_MAX: usize = 64;
+pub const RESULT_FIELDS_MAX: usize = 64;
+pub const HEADERS_MAX: usize = 32;
+pub const QUERY_MAX: usize = 64;
+pub const PATH_SEGMENTS_MAX: usize = 32;
+pub const OPERATORS_MAX: usize = 32;
+pub const SIGNATURES_MAX: usize = 32;
+pub const ADMITTED_SANDBOXES_MAX: usize = 64;
+
+pub const TENANTS_MAX: usize = 10_000;
+pub const POLICIES_MAX: usize = 10_000;
+pub const CREDENTIALS_MAX: usize = 100_000;
+pub const PENDING_ACTIONS_MAX: usize = 100_000;
+pub const PENDING_ACTIONS_PER_AGENT_MAX: usize = 1_000;
+pub const OPEN_EXECUTIONS_MAX: usize = 4_096;
+pub const IDEMPOTENCY_KEYS_MAX: usize = 500_000;
+pub const QUOTA_WINDOWS_MAX: usize = 200_000;
+pub const REVOKED_MAX: usize = 100_000;
+/// Records that are signed and not yet durable.
+pub const UNDURABLE_RECORDS_MAX: usize = 16_384;
+/// Of these, kept free for records that end something: `finished`, `ended`, `refusals`.
+pub const UNDURABLE_RECORDS_RESERVE: usize = 8_192;
+/// Refusals that one agent may cause within `REFUSAL_WINDOW_MS` before they are aggregated.
+pub const REFUSALS_PER_AGENT_MAX: u32 = 20;
+pub const REFUSAL_WINDOW_MS: u64 = 60 * 1000;

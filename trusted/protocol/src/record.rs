@@ -1,0 +1,279 @@
+//! Receipts and audit records.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    assurance::Assurance,
+    canonical::{self, CanonicalError},
+    ids::{
+        ActionId, ActionName, AgentId, BootId, CredentialId, ExecutionId, Hash, PolicyId,
+        ServiceId, TenantId, Time, UserId,
+    },
+    limits::RECORD_BYTES_MAX,
+    policy::Tier,
+    reason::Reason,
+    sign::{Bytes, Label, PublicKey, Signature, SignatureError},
+};
+
+/// One version of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRef {
+    pub id: PolicyId,
+    pub version: u64,
+    pub hash: Hash,
+}
+
+/// One version of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialRef {
+    pub owner: PublicKey,
+    pub id: CredentialId,
+    pub version: u64,
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The upstream answered as the policy expects, and the result went out.
+    Succeeded,
+    /// The upstream answered otherwise.
+    UpstreamRefused,
+    /// The upstream's answer lacked what the policy requires, or was too large or no JSON.
+    ResponseUnusable,
+    /// The answer held the credential and was withheld.
+    SecretSeen,
+    /// The upstream redirected; redirects are not followed.
+    Redirected,
+    /// The upstream's certificate is not what the policy trusts.
+    TlsRefused,
+    /// The upstream's name has no address that may be connected to.
+    AddressRefused,
+    /// Nothing was connected.
+    Unreachable,
+    /// The time was up after something was connected.
+    TimedOut,
+    /// The connector died or answered garbage.
+    ConnectorFailed,
+    /// The execution was given up before a job was released.
+    Aborted,
+    /// What happened is not known; the upstream may have acted. Never retried by itself.
+    Unknown,
+}
+
+impl Outcome {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::UpstreamRefused => "upstream_refused",
+            Self::ResponseUnusable => "response_unusable",
+            Self::SecretSeen => "secret_seen",
+            Self::Redirected => "redirected",
+            Self::TlsRefused => "tls_refused",
+            Self::AddressRefused => "address_refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::ConnectorFailed => "connector_failed",
+            Self::Aborted => "aborted",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What the agent keeps: signed by the enclave, verifiable offline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    pub format: ReceiptFormat,
+    pub instance: Hash,
+    pub boot: BootId,
+    pub action_id: ActionId,
+    pub execution_id: ExecutionId,
+    pub tenant: TenantId,
+    pub agent: AgentId,
+    pub user: UserId,
+    pub service: ServiceId,
+    pub action: ActionName,
+    pub params_hash: Hash,
+    /// Opens the commitment `params_hash`.
+    pub params_nonce: Hash,
+    pub plan_hash: Hash,
+    pub policy: PolicyRef,
+    pub credential: Option<CredentialRef>,
+    pub tier: Tier,
+    pub hitl_proof: Option<Hash>,
+    pub jti_hash: Hash,
+    pub outcome: Outcome,
+    pub upstream_status: Option<u16>,
+    /// SHA-256 of the canonical result, if one went out.
+    pub result_hash: Option<Hash>,
+    pub assurance: Assurance,
+    pub admission: Hash,
+    pub tee_mrenclave: Hash,
+    pub sandbox: Hash,
+    /// Index of the record `started`.
+    pub started: u64,
+    pub started_at: Time,
+    pub finished_at: Time,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReceiptFormat {
+    #[serde(rename = "toani-receipt/1")]
+    V1,
+}
+
+impl Receipt {
+    /// The hash that the record `finished` carries: over the canonical signed receipt.
+    pub fn hash_of(signed_bytes: &[u8]) -> Hash {
+        Hash::of_labelled(Label::Receipt.as_str(), signed_bytes)
+    }
+}
+
+/// What a record tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// The instance was born. Always index 0.
+    Birth,
+    /// The enclave began a life.
+    Boot,
+    /// An admission list was activated.
+    Admission,
+    /// A sandbox was connected.
+    Sandbox,
+    PolicyActivated,
+    PolicyRevoked,
+    PolicyKeyChanged,
+    CredentialSealed,
+    CredentialRevoked,
+    AgentRevoked,
+    TokenRevoked,
+    /// An action was allowed without a human; a token was issued.
+    Allowed,
+    /// An action waits for approval.
+    Waiting,
+    /// One person approved; more are needed.
+    Endorsed,
+    /// Enough persons approved; a token was issued.
+    Approved,
+    /// A person denied, or nobody approved in time.
+    Denied,
+    /// A token was redeemed and the job may be released once this is durable.
+    Started,
+    Finished,
+    /// A pending approval or an open execution that the boot before left behind.
+    Ended,
+    /// One request was refused.
+    Refused,
+    /// Many requests of one agent were refused.
+    Refusals,
+}
+
+/// One entry of the log. Absent fields are left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub index: u64,
+    pub origin: String,
+    /// Hash of the entry before; zero for the first.
+    pub previous: Hash,
+    pub time: Time,
+    pub boot: BootId,
+    pub kind: RecordKind,
+    pub tee_mrenclave: Hash,
+    /// Hash of the boot's evidence; of nothing where there is none.
+    pub evidence: Hash,
+    pub admission: Hash,
+    #[serde(flatten)]
+    pub about: About,
+    pub chain_signature: Signature,
+}
+
+macro_rules! about {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty,)*) => {
+        /// What a record is about: whatever of these its kind has.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        pub struct About {
+            $(
+                $(#[$doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$kind>,
+            )*
+        }
+    };
+}
+
+about! {
+    tenant: TenantId,
+    /// Counts the tenant's own records from 0.
+    tenant_sequence: u64,
+    /// Hash of the tenant's record before; zero for its first.
+    tenant_previous: Hash,
+    action_id: ActionId,
+    execution_id: ExecutionId,
+    agent: AgentId,
+    /// HMAC-SHA-256 of the claimed user under the tenant's salt of the day.
+    user: Hash,
+    service: ServiceId,
+    action: ActionName,
+    /// Commitment to the params.
+    params: Hash,
+    plan: Hash,
+    policy: PolicyRef,
+    credential: CredentialRef,
+    tier: Tier,
+    /// Hash of the approvals' evidence.
+    hitl_proof: Hash,
+    jti: Hash,
+    /// How an execution ended.
+    outcome: Outcome,
+    /// Why something was refused, denied or ended.
+    reason: Reason,
+    /// How many refusals one record stands for.
+    count: u64,
+    execution_receipt: Hash,
+    assurance: Assurance,
+    /// The supervisor's measurement.
+    sandbox: Hash,
+    /// Hash of the document, sealed credential, statement or result that this record is about.
+    blob: Hash,
+    /// A public key that this record is about.
+    key: PublicKey,
+    /// What the enclave alone reads again.
+    sealed: Bytes,
+}
+
+impl Record {
+    /// The entry's hash: RFC 6962 leaf hash, which the chain and the tree share.
+    pub fn hash_of(leaf: &[u8]) -> Hash {
+        use sha2::{Digest, Sha256};
+        let mut hasher = Sha256::new();
+        hasher.update([0]);
+        hasher.update(leaf);
+        Hash::new(hasher.finalize().into())
+    }
+
+    /// What is signed: the canonical record with its signature left empty.
+    pub fn unsigned_bytes(&self) -> Result<alloc::vec::Vec<u8>, CanonicalError> {
+        let unsigned = Self {
+            chain_signature: Signature([0; 64]),
+            ..self.clone()
+        };
+        canonical::encode(&unsigned)
+    }
+
+    /// Reads a leaf, verifying neither signature nor place.
+    pub fn decode(leaf: &[u8]) -> Result<Self, CanonicalError> {
+        canonical::decode(leaf, RECORD_BYTES_MAX)
+    }
+
+    /// Verifies the signature.
+    pub fn verify(&self, key: &PublicKey) -> Result<(), SignatureError> {
+        let bytes = self.unsigned_bytes().map_err(|_| SignatureError)?;
+        key.verify(Label::Record, &bytes, &self.chain_signature)
+    }
+}

@@ -1,0 +1,357 @@
+//! Between host and enclave: one call, bytes in and bytes out. Postcard, one version, never stored.
+//!
+//! Documents travel as the exact bytes that were signed. The host may send anything at any time;
+//! the enclave answers each call and keeps no promise that the host could break.
+
+use alloc::{string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{
+        ActionId, AgentId, BootId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, TenantId,
+        Time,
+    },
+    job::{SandboxHello, SealedJob, SealedOutcome},
+    reason::Reason,
+    record::Outcome,
+    request::AgentProof,
+    sign::PublicKey,
+};
+
+/// Grows with every change of this module.
+pub const WIRE_VERSION: u16 = 1;
+
+/// One call into the enclave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub version: u16,
+    /// The host's clock. The enclave never goes below the log's last time.
+    pub now: Time,
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes an instance. Answer: [`Answer::Born`].
+    Birth {
+        manifest: Vec<u8>,
+    },
+    /// Opens an instance. Then comes [`Command::Replay`] with every record of the log in order,
+    /// then [`Command::ReplayEnd`]. Answer: [`Answer::Done`].
+    Boot {
+        manifest: Vec<u8>,
+        sealed_root: Vec<u8>,
+    },
+    Replay {
+        leaves: Vec<Vec<u8>>,
+    },
+    /// The log ends here. Answer: [`Answer::Needs`].
+    ReplayEnd,
+    /// Documents that the log names by hash. Others are ignored. Answer: [`Answer::Done`].
+    Blobs {
+        blobs: Vec<Vec<u8>>,
+    },
+    /// Wrapped salts of today, as [`Effect::PutSalt`] gave them. Answer: [`Answer::Started`].
+    Start {
+        salts: Vec<(TenantId, Vec<u8>)>,
+    },
+
+    /// A canonical `Signed<AdmissionList>`.
+    Admit {
+        admission: Vec<u8>,
+    },
+    /// A supervisor connects. Answer: [`Answer::Done`].
+    ConnectSandbox {
+        hello: SandboxHello,
+    },
+    /// The supervisor is gone; what it holds ends as unknown when the host reports it so.
+    DisconnectSandbox,
+    /// A canonical `Signed<Policy>`. Answer: [`Answer::Done`].
+    ActivatePolicy {
+        policy: Vec<u8>,
+    },
+    RevokePolicy {
+        tenant: TenantId,
+        policy: PolicyId,
+    },
+    /// A canonical `Signed<PolicyKeyChange>`.
+    ChangePolicyKey {
+        change: Vec<u8>,
+    },
+    /// A canonical `SealedCredential`.
+    PutCredential {
+        credential: Vec<u8>,
+    },
+    RevokeCredential {
+        tenant: TenantId,
+        namespace: Namespace,
+        owner: PublicKey,
+        id: CredentialId,
+    },
+    RevokeAgent {
+        tenant: TenantId,
+        agent: AgentId,
+    },
+    RevokeToken {
+        tenant: TenantId,
+        jti: String,
+    },
+
+    /// Steps 3 to 5: decide about a canonical `ActionRequest`. Answer: [`Answer::Action`].
+    Decide {
+        request: Vec<u8>,
+        proof: AgentProof,
+    },
+    /// What became of an action. Answer: [`Answer::Action`].
+    Poll {
+        action: ActionId,
+        read: Read,
+    },
+    /// The signed statement of a pending action. Answer: [`Answer::Statement`].
+    Statement {
+        action: ActionId,
+    },
+    /// One person's canonical `Evidence`. Answer: [`Answer::Approval`].
+    Approve {
+        evidence: Vec<u8>,
+    },
+    /// Step 6: redeem a token, or decide and redeem at once where the tier is 0.
+    /// Answer: [`Answer::Redeemed`] or [`Answer::Earlier`].
+    Execute {
+        token: Option<String>,
+        request: Vec<u8>,
+        proof: AgentProof,
+    },
+    /// The replay store or the log refused: the execution ends before a job exists.
+    Abort {
+        execution: ExecutionId,
+        reason: Reason,
+    },
+    /// Step 8, once `started` is durable. Answer: [`Answer::Job`].
+    Release {
+        execution: ExecutionId,
+    },
+    /// Step 11. Without an outcome the execution ends as unknown. Answer: [`Answer::Finished`].
+    Finish {
+        execution: ExecutionId,
+        outcome: Option<SealedOutcome>,
+    },
+    /// Opens a sealed result for the agent that it belongs to. Answer: [`Answer::Result`].
+    Open {
+        execution: ExecutionId,
+        blob: Vec<u8>,
+        read: Read,
+    },
+
+    /// Records up to this size are durable. Answer: [`Answer::Checkpoint`].
+    Durable {
+        size: u64,
+    },
+    /// Time passes: waits end, refusals are written. Answer: [`Answer::Done`].
+    Tick,
+    /// Signs a bundle's canonical index. Answer: [`Answer::Index`].
+    SignIndex {
+        index: Vec<u8>,
+    },
+    /// Answer: [`Answer::Facts`].
+    Status,
+}
+
+/// Who reads: a signing agent's canonical `ReadRequest` with its signature, or an API key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Read {
+    Signed {
+        request: Vec<u8>,
+        proof: AgentProof,
+    },
+    ApiKey {
+        tenant: TenantId,
+        agent: AgentId,
+        key: String,
+    },
+}
+
+/// The enclave's reply to one call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// To be carried out by the host, in this order, before it acts on the answer.
+    pub effects: Vec<Effect>,
+    pub answer: Result<Answer, Reason>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Append this record. Indices are without gap; the host keeps their order.
+    Append { index: u64, leaf: Vec<u8> },
+    /// Keep this under its SHA-256, until `delete_after`.
+    PutBlob {
+        bytes: Vec<u8>,
+        delete_after: Option<Time>,
+    },
+    /// Keep this beside the log.
+    PutSalt {
+        tenant: TenantId,
+        day: u64,
+        wrapped: Vec<u8>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    Done,
+    Born {
+        sealed_root: Vec<u8>,
+    },
+    Needs {
+        blobs: Vec<Hash>,
+    },
+    Started(Facts),
+    Action(ActionStatus),
+    /// A canonical `Signed<Statement>`.
+    Statement {
+        statement: Vec<u8>,
+    },
+    Approval {
+        status: ApprovalStatus,
+    },
+    Redeemed(Redeemed),
+    /// The same idempotency key with the same intent: what it became.
+    Earlier(Earlier),
+    Job(SealedJob),
+    Finished(Finished),
+    /// Canonical `ExecutionResult`.
+    Result {
+        result: Vec<u8>,
+    },
+    /// A signed note.
+    Checkpoint {
+        size: u64,
+        note: String,
+    },
+    /// A canonical `Signed<BundleIndex>`.
+    Index {
+        index: Vec<u8>,
+    },
+    Facts(Facts),
+}
+
+/// What became of an action that was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionStatus {
+    pub action: ActionId,
+    pub state: ActionState,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ActionState {
+    /// A token is ready.
+    Token {
+        token: String,
+        expires: Time,
+    },
+    /// People have to approve.
+    Pending {
+        approved: u8,
+        threshold: u8,
+        expires: Time,
+    },
+    Denied {
+        reason: Reason,
+    },
+    /// The token was redeemed.
+    Executed {
+        execution: ExecutionId,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApprovalStatus {
+    /// Counted; more persons are needed.
+    Counted {
+        approved: u8,
+        threshold: u8,
+    },
+    Approved,
+    Denied,
+}
+
+/// A token was redeemed: the host consumes its jti in the replay store, makes the record durable,
+/// and asks for the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Redeemed {
+    pub action: ActionId,
+    pub execution: ExecutionId,
+    /// Key of the replay store.
+    pub jti: Hash,
+    /// For how long the replay store must remember it.
+    pub jti_expires: Time,
+    /// The log size that makes the record `started` durable.
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Earlier {
+    pub action: ActionId,
+    pub execution: ExecutionId,
+    /// `None` while it runs.
+    pub outcome: Option<Outcome>,
+    /// The sealed result, for [`Command::Open`].
+    pub blob: Option<Hash>,
+}
+
+/// An execution ended: the answer may go out once the log has this size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    pub outcome: Outcome,
+    /// Canonical `ExecutionResult`.
+    pub result: Vec<u8>,
+    pub size: u64,
+}
+
+/// What the instance says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    pub instance: Hash,
+    pub boot: BootId,
+    pub mrenclave: Hash,
+    /// Quote and collateral; empty where there is no TEE.
+    pub evidence: Vec<u8>,
+    pub tee: crate::assurance::Tee,
+    pub chain_key: PublicKey,
+    pub intake_key: [u8; 32],
+    pub admission: Hash,
+    pub admission_version: u64,
+    /// Level of the sandbox that is connected.
+    pub sandbox: Option<crate::assurance::SandboxLevel>,
+    /// Records signed.
+    pub size: u64,
+    /// Of these, known to be durable.
+    pub durable: u64,
+    pub open_executions: u64,
+    pub pending_actions: u64,
+}
+
+/// A message that is not of this version or form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message across the enclave's boundary is malformed or too large")]
+pub struct WireError;
+
+/// Encodes a call, a reply, a job or an outcome.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    postcard::to_allocvec(message).map_err(|_| WireError)
+}
+
+/// Decodes exactly one message of at most `bytes_max`; nothing may follow it.
+pub fn decode<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    bytes_max: usize,
+) -> Result<T, WireError> {
+    if bytes.len() > bytes_max {
+        return Err(WireError);
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(WireError),
+    }
+}
