@@ -1,0 +1,505 @@
+//! The Merkle tree of RFC 9162, section 2.1 (the same as RFC 6962), over SHA-256.
+//!
+//! Leaves come in as leaf hashes, `Record::hash_of(leaf)`. Sizes and indices count leaves.
+
+use alloc::vec::Vec;
+
+use sha2::{Digest, Sha256};
+use toani_protocol::Hash;
+
+/// A proof has at most one hash for each level of the tree, and one more for consistency.
+pub const PROOF_HASHES_MAX: usize = 65;
+
+/// Hash of an inner node (RFC 9162, section 2.1.1).
+pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([1]);
+    hasher.update(left.as_bytes());
+    hasher.update(right.as_bytes());
+    Hash::new(hasher.finalize().into())
+}
+
+/// Root of the tree without leaves.
+pub fn empty_root() -> Hash {
+    Hash::of(b"")
+}
+
+/// What is needed of a tree to append to it and to know its root: the roots of its perfect
+/// subtrees, from the largest to the smallest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Frontier {
+    size: u64,
+    peaks: Vec<Hash>,
+}
+
+impl Frontier {
+    /// The empty tree.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends one leaf by its hash.
+    pub fn push(&mut self, leaf_hash: Hash) {
+        let mut hash = leaf_hash;
+        for _ in 0..self.size.trailing_ones() {
+            if let Some(left) = self.peaks.pop() {
+                hash = node_hash(&left, &hash);
+            }
+        }
+        self.peaks.push(hash);
+        self.size = self.size.saturating_add(1);
+    }
+
+    /// Leaves so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn root(&self) -> Hash {
+        fold(&self.peaks)
+    }
+}
+
+/// Joins subtrees from the right, as the tree of the RFC is shaped.
+fn fold(peaks: &[Hash]) -> Hash {
+    let mut peaks = peaks.iter().rev();
+    let Some(last) = peaks.next() else {
+        return empty_root();
+    };
+    peaks.fold(*last, |right, left| node_hash(left, &right))
+}
+
+/// Stored hashes of perfect subtrees.
+pub trait Nodes {
+    /// Root over the leaves `index * 2^level .. (index + 1) * 2^level`, if all of them are there.
+    fn node(&self, level: u32, index: u64) -> Option<Hash>;
+}
+
+impl<F: Fn(u32, u64) -> Option<Hash>> Nodes for F {
+    fn node(&self, level: u32, index: u64) -> Option<Hash> {
+        self(level, index)
+    }
+}
+
+/// A proof cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    #[error("the tree is not as large as that")]
+    Range,
+    #[error("a node of the tree is missing in the store")]
+    Missing,
+}
+
+/// Root of the tree over the first `size` leaves.
+pub fn root_at(nodes: &dyn Nodes, size: u64) -> Result<Hash, ProofError> {
+    range_root(nodes, 0, size)
+}
+
+/// Proof that the leaf at `index` is in the tree of `size` leaves (RFC 9162, section 2.1.3.1).
+pub fn inclusion_proof(nodes: &dyn Nodes, index: u64, size: u64) -> Result<Vec<Hash>, ProofError> {
+    if index >= size {
+        return Err(ProofError::Range);
+    }
+    let (mut low, mut high) = (0, size);
+    let mut path = Vec::new();
+    while let Some(middle) = split(low, high) {
+        if index < middle {
+            path.push(range_root(nodes, middle, high)?);
+            high = middle;
+        } else {
+            path.push(range_root(nodes, low, middle)?);
+            low = middle;
+        }
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// Proof that the tree of `old` leaves is a prefix of the one of `new` (RFC 9162, section
+/// 2.1.4.1). Empty where both are the same or the old one is empty.
+pub fn consistency_proof(nodes: &dyn Nodes, old: u64, new: u64) -> Result<Vec<Hash>, ProofError> {
+    if old > new {
+        return Err(ProofError::Range);
+    }
+    if old == 0 || old == new {
+        return Ok(Vec::new());
+    }
+    let (mut low, mut high) = (0, new);
+    let mut path = Vec::new();
+    while old < high {
+        let Some(middle) = split(low, high) else {
+            break;
+        };
+        if old <= middle {
+            path.push(range_root(nodes, middle, high)?);
+            high = middle;
+        } else {
+            path.push(range_root(nodes, low, middle)?);
+            low = middle;
+        }
+    }
+    // Without a step to the right, the old tree itself is the subtree, and its root is known.
+    if low > 0 {
+        path.push(range_root(nodes, low, high)?);
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// Where the RFC splits the leaves `low..high`: after the largest power of two below their number.
+fn split(low: u64, high: u64) -> Option<u64> {
+    let last = high.checked_sub(low)?.checked_sub(1)?;
+    let left = 1u64.checked_shl(last.checked_ilog2()?)?;
+    low.checked_add(left)
+}
+
+/// Root over `low..high`, where `low` is a multiple of the size of the subtree.
+fn range_root(nodes: &dyn Nodes, low: u64, high: u64) -> Result<Hash, ProofError> {
+    let mut peaks = Vec::new();
+    let mut at = low;
+    while let Some(level) = high.saturating_sub(at).checked_ilog2() {
+        let width = 1u64.checked_shl(level).ok_or(ProofError::Range)?;
+        let index = at.checked_shr(level).ok_or(ProofError::Range)?;
+        peaks.push(nodes.node(level, index).ok_or(ProofError::Missing)?);
+        at = at.checked_add(width).ok_or(ProofError::Range)?;
+    }
+    Ok(fold(&peaks))
+}
+
+/// A proof does not prove what it claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the Merkle proof does not lead to the root")]
+pub struct ProofRefused;
+
+/// Verifies as RFC 9162, section 2.1.3.2, prescribes.
+pub fn verify_inclusion(
+    leaf_hash: &Hash,
+    index: u64,
+    size: u64,
+    proof: &[Hash],
+    root: &Hash,
+) -> Result<(), ProofRefused> {
+    if index >= size {
+        return Err(ProofRefused);
+    }
+    let mut walk = Walk::new(index, size)?;
+    let mut hash = *leaf_hash;
+    for sibling in proof {
+        hash = if walk.from_left()? {
+            node_hash(sibling, &hash)
+        } else {
+            node_hash(&hash, sibling)
+        };
+        walk.up();
+    }
+    if walk.last == 0 && hash == *root {
+        Ok(())
+    } else {
+        Err(ProofRefused)
+    }
+}
+
+/// Verifies as RFC 9162, section 2.1.4.2, prescribes. Two trees of one size need an empty proof
+/// and one root; the empty tree is a prefix of any.
+pub fn verify_consistency(
+    old: u64,
+    new: u64,
+    proof: &[Hash],
+    old_root: &Hash,
+    new_root: &Hash,
+) -> Result<(), ProofRefused> {
+    let trivial = if old == new {
+        Some(old_root == new_root && (old > 0 || *old_root == empty_root()))
+    } else if old == 0 {
+        Some(*old_root == empty_root())
+    } else {
+        None
+    };
+    match trivial {
+        Some(true) if proof.is_empty() => return Ok(()),
+        Some(_) => return Err(ProofRefused),
+        None if old > new || proof.is_empty() => return Err(ProofRefused),
+        None => {}
+    }
+    let mut hashes = proof.iter();
+    let start = if old.is_power_of_two() {
+        old_root
+    } else {
+        hashes.next().ok_or(ProofRefused)?
+    };
+    let mut walk = Walk::new(old.saturating_sub(1), new)?;
+    while walk.at & 1 == 1 {
+        walk.up();
+    }
+    let (mut old_hash, mut new_hash) = (*start, *start);
+    for sibling in hashes {
+        if walk.from_left()? {
+            old_hash = node_hash(sibling, &old_hash);
+            new_hash = node_hash(sibling, &new_hash);
+        } else {
+            new_hash = node_hash(&new_hash, sibling);
+        }
+        walk.up();
+    }
+    if walk.last == 0 && old_hash == *old_root && new_hash == *new_root {
+        Ok(())
+    } else {
+        Err(ProofRefused)
+    }
+}
+
+/// The RFC's `fn` and `sn`: a node and the last node of its level, on the way to the root.
+struct Walk {
+    at: u64,
+    last: u64,
+}
+
+impl Walk {
+    fn new(at: u64, size: u64) -> Result<Self, ProofRefused> {
+        let last = size.checked_sub(1).ok_or(ProofRefused)?;
+        Ok(Self { at, last })
+    }
+
+    /// Whether the next hash of the proof is a left sibling. Skips the levels on which this node
+    /// has none.
+    fn from_left(&mut self) -> Result<bool, ProofRefused> {
+        if self.last == 0 {
+            return Err(ProofRefused);
+        }
+        if self.at & 1 == 0 && self.at != self.last {
+            return Ok(false);
+        }
+        while self.at & 1 == 0 && self.at != 0 {
+            self.up();
+        }
+        Ok(true)
+    }
+
+    fn up(&mut self) {
+        self.at >>= 1;
+        self.last >>= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+    use toani_protocol::record::Record;
+
+    fn hex(text: &str) -> Hash {
+        Hash::new(
+            HEXLOWER
+                .decode(text.as_bytes())
+                .unwrap()
+                .try_into()
+                .unwrap(),
+        )
+    }
+
+    /// The test inputs of the Certificate Transparency reference implementation.
+    const INPUTS: [&[u8]; 8] = [
+        b"",
+        &[0x00],
+        &[0x10],
+        &[0x20, 0x21],
+        &[0x30, 0x31],
+        &[0x40, 0x41, 0x42, 0x43],
+        &[0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57],
+        &[
+            0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d,
+            0x6e, 0x6f,
+        ],
+    ];
+
+    /// And the roots of the trees over the first 1 to 8 of them.
+    const ROOTS: [&str; 8] = [
+        "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+        "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+        "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+        "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+        "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+        "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+    ];
+
+    /// The tree as section 2.1.1 defines it, by recursion.
+    fn naive(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => empty_root(),
+            [one] => *one,
+            _ => {
+                let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+                node_hash(&naive(left), &naive(right))
+            }
+        }
+    }
+
+    fn naive_path(index: usize, leaves: &[Hash]) -> Vec<Hash> {
+        if leaves.len() == 1 {
+            return Vec::new();
+        }
+        let k = leaves.len().next_power_of_two() / 2;
+        let (left, right) = leaves.split_at(k);
+        let (mut path, other) = if index < k {
+            (naive_path(index, left), right)
+        } else {
+            (naive_path(index - k, right), left)
+        };
+        path.push(naive(other));
+        path
+    }
+
+    fn naive_subproof(old: usize, leaves: &[Hash], whole: bool) -> Vec<Hash> {
+        if old == leaves.len() {
+            return if whole {
+                Vec::new()
+            } else {
+                alloc::vec![naive(leaves)]
+            };
+        }
+        let k = leaves.len().next_power_of_two() / 2;
+        let (left, right) = leaves.split_at(k);
+        let (mut path, other) = if old <= k {
+            (naive_subproof(old, left, whole), right)
+        } else {
+            (naive_subproof(old - k, right, false), left)
+        };
+        path.push(naive(other));
+        path
+    }
+
+    fn leaves(count: usize) -> Vec<Hash> {
+        (0..count).map(|i| Hash::of(&i.to_be_bytes())).collect()
+    }
+
+    fn nodes(leaves: &[Hash]) -> impl Fn(u32, u64) -> Option<Hash> + '_ {
+        move |level, index| {
+            let low = usize::try_from(index).ok()? << level;
+            leaves.get(low..low + (1 << level)).map(naive)
+        }
+    }
+
+    #[test]
+    fn the_roots_of_certificate_transparency() {
+        let mut frontier = Frontier::new();
+        assert_eq!(
+            frontier.root(),
+            hex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+        );
+        for (input, root) in INPUTS.iter().zip(ROOTS) {
+            frontier.push(Record::hash_of(input));
+            assert_eq!(frontier.root(), hex(root));
+        }
+    }
+
+    #[test]
+    fn the_proofs_of_certificate_transparency() {
+        let leaves: Vec<Hash> = INPUTS.iter().map(|input| Record::hash_of(input)).collect();
+        let nodes = nodes(&leaves);
+        // Path of leaf 5 in the tree of 8, and consistency of 6 with 8 (CT reference vectors).
+        let path = inclusion_proof(&nodes, 5, 8).unwrap();
+        assert_eq!(
+            path,
+            [
+                hex("bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b"),
+                hex("ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"),
+                hex("d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
+            ]
+        );
+        let proof = consistency_proof(&nodes, 6, 8).unwrap();
+        assert_eq!(
+            proof,
+            [
+                hex("0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a"),
+                hex("ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"),
+                hex("d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
+            ]
+        );
+    }
+
+    #[test]
+    fn every_small_proof_is_the_defined_one_and_verifies() {
+        for size in 1..=33 {
+            let leaves = leaves(size);
+            let (nodes, root) = (nodes(&leaves), naive(&leaves));
+            for index in 0..size {
+                let proof = inclusion_proof(&nodes, index as u64, size as u64).unwrap();
+                assert_eq!(proof, naive_path(index, &leaves));
+                for claimed in 0..size + 2 {
+                    let verdict = verify_inclusion(
+                        &leaves[index],
+                        claimed as u64,
+                        size as u64,
+                        &proof,
+                        &root,
+                    );
+                    assert_eq!(verdict.is_ok(), claimed == index);
+                }
+            }
+            for old in 0..=size {
+                let proof = consistency_proof(&nodes, old as u64, size as u64).unwrap();
+                if old > 0 {
+                    assert_eq!(proof, naive_subproof(old, &leaves, true));
+                }
+                let old_root = naive(&leaves[..old]);
+                for claimed in 0..size + 2 {
+                    let verdict =
+                        verify_consistency(claimed as u64, size as u64, &proof, &old_root, &root);
+                    assert_eq!(verdict.is_ok(), claimed == old, "{claimed} {old} {size}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changed_proofs_are_refused(
+            size in 1usize..200, pick in any::<prop::sample::Index>(),
+            spot in any::<prop::sample::Index>(), how in 0..4,
+        ) {
+            let leaves = leaves(size);
+            let (nodes, root) = (nodes(&leaves), naive(&leaves));
+            let index = pick.index(size);
+            let mut frontier = Frontier::new();
+            leaves.iter().for_each(|leaf| frontier.push(*leaf));
+            prop_assert_eq!(frontier.root(), root);
+            prop_assert_eq!(root_at(&nodes, size as u64), Ok(root));
+            let change = |proof: &mut Vec<Hash>| match how {
+                0 => proof.push(Hash::ZERO),
+                1 => proof.insert(0, root),
+                2 if !proof.is_empty() => {
+                    proof.pop();
+                }
+                _ if !proof.is_empty() => {
+                    let at = spot.index(proof.len());
+                    proof[at] = Hash::of(proof[at].as_bytes());
+                }
+                _ => proof.push(root),
+            };
+            let mut proof = inclusion_proof(&nodes, index as u64, size as u64).unwrap();
+            change(&mut proof);
+            let (index, size) = (index as u64, size as u64);
+            prop_assert!(
+                verify_inclusion(&leaves[pick.index(leaves.len())], index, size, &proof, &root)
+                    .is_err()
+            );
+            let old_root = naive(&leaves[..=pick.index(leaves.len())]);
+            let mut proof = consistency_proof(&nodes, index + 1, size).unwrap();
+            change(&mut proof);
+            prop_assert!(verify_consistency(index + 1, size, &proof, &old_root, &root).is_err());
+        }
+
+        #[test]
+        fn any_proof_ends_in_an_answer(
+            a in any::<u64>(), b in any::<u64>(), count in 0usize..70,
+        ) {
+            let proof = leaves(count);
+            let hash = Hash::of(b"x");
+            prop_assert!(verify_inclusion(&hash, a, b, &proof, &hash).is_err() || b == 1);
+            let _ = verify_consistency(a, b, &proof, &hash, &hash);
+        }
+    }
+}
