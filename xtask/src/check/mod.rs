@@ -1,0 +1,126 @@
+//! `./x check`: format, lints, docs, and the invariants of the architecture.
+//!
+//! Each invariant is a function from [`Repo`] to sentences about what breaks it, so that a test
+//! can break each in a made-up repository and see it found.
+
+mod docs;
+mod layers;
+mod licences;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{
+    repo::{Repo, root},
+    run::{cargo, cargo_with, step},
+};
+
+/// One invariant: its name, and what finds its breaches.
+type Invariant = (&'static str, fn(&Repo) -> Vec<String>);
+
+/// All invariants. docs/ARCHITECTURE.md explains them.
+const INVARIANTS: &[Invariant] = &[
+    (
+        "trusted crates need only what stands below them",
+        layers::trusted_layers,
+    ),
+    (
+        "trusted crates reach no runtime and no host",
+        layers::trusted_closure,
+    ),
+    (
+        "one program alone links the enclave",
+        layers::enclave_linked_once,
+    ),
+    ("the verifier needs trusted crates only", layers::verifier),
+    ("HTTP servers stay in the gateway", layers::http),
+    ("the trusted base is small", layers::trusted_crates),
+    ("the trusted base is short", sources::trusted_size),
+    (
+        "trusted sources are no_std and without unsafe code",
+        sources::trusted_attributes,
+    ),
+    (
+        "trusted sources know no clock, file or socket",
+        sources::trusted_words,
+    ),
+    (
+        "unsafe code stands in named files only",
+        sources::unsafe_files,
+    ),
+    ("every member keeps the workspace's lints", sources::lints),
+    (
+        "proof types have no other constructor than their check",
+        sources::proof_types,
+    ),
+    ("licences and sources of dependencies", licences::licences),
+    ("links in documents resolve", docs::links),
+    ("the README documents every subcommand", docs::subcommands),
+    ("no private key in the repository", sources::private_keys),
+];
+
+pub(crate) fn run() -> Result<ExitCode> {
+    let repo = Repo::load(&root())?;
+    let mut broken = 0usize;
+    for (name, invariant) in INVARIANTS {
+        let breaches = invariant(&repo);
+        println!(
+            "{} {name}",
+            if breaches.is_empty() {
+                "ok    "
+            } else {
+                "BROKEN"
+            }
+        );
+        for breach in &breaches {
+            println!("       {breach}");
+        }
+        broken += breaches.len();
+    }
+    let commands = [
+        ("format", run_format as fn() -> Result<()>),
+        ("lints", run_clippy),
+        ("documentation", run_rustdoc),
+    ];
+    for (name, command) in commands {
+        step(name);
+        if let Err(error) = command() {
+            println!("BROKEN {name}: {error:#}");
+            broken += 1;
+        }
+    }
+    if broken == 0 {
+        println!("all checks passed");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("{broken} breaches");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn run_format() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])
+}
+
+fn run_clippy() -> Result<()> {
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ])
+}
+
+fn run_rustdoc() -> Result<()> {
+    cargo_with(
+        &["doc", "--workspace", "--no-deps", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )
+}

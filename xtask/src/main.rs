@@ -1,0 +1,72 @@
+//! What `./x` runs. Each subcommand says what it does before it does it.
+
+mod check;
+mod lexer;
+mod repo;
+mod run;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// The subcommands of `./x`; the README documents each.
+pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
+    (
+        "setup",
+        "fetch dependencies and say what this machine lacks",
+    ),
+    (
+        "demo",
+        "build, then drive one governed action end to end (--json)",
+    ),
+    ("test", "build the binaries, then run all tests"),
+    (
+        "check",
+        "format, lints, docs and the invariants of the architecture",
+    ),
+    ("bench", "the benchmarks, as JSON"),
+    (
+        "fuzz",
+        "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)",
+    ),
+];
+
+/// Exit code for something that was asked for by name and is not there.
+const MISSING: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (subcommand, rest) = match arguments.split_first() {
+        Some((subcommand, rest)) => (subcommand.as_str(), rest),
+        None => ("help", Default::default()),
+    };
+    match dispatch(subcommand, rest) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("x {subcommand}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
+    match subcommand {
+        "setup" => run::setup(),
+        "demo" => run::demo(rest),
+        "test" => run::test(rest),
+        "check" => check::run(),
+        "bench" => run::bench(rest),
+        "fuzz" => run::fuzz(rest),
+        "help" | "--help" | "-h" => {
+            println!("./x SUBCOMMAND\n");
+            for (name, what) in SUBCOMMANDS {
+                println!("  {name:<6} {what}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        other => {
+            eprintln!("x: no subcommand {other}; ./x help lists them");
+            Ok(ExitCode::from(MISSING))
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Building and running: setup, demo, test, bench, fuzz.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{MISSING, repo::root};
+
+/// Packages whose release binaries the demo and the end-to-end tests start.
+const BINARY_PACKAGES: &[&str] = &[
+    "toani-cli",
+    "toani-enclave-process",
+    "toani-sandbox",
+    "toani-verify",
+];
+
+/// The package that holds `toani-demo`.
+const DEMO_PACKAGE: &str = "toani-demo";
+const BENCH_PACKAGE: &str = "toani-bench";
+
+/// Executions of each mutation fuzzer in `./x fuzz`, unless the environment says otherwise.
+const FUZZ_EXECUTIONS: &str = "1000000";
+const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
+
+pub(crate) fn setup() -> Result<ExitCode> {
+    step("fetching the locked dependencies");
+    cargo(&["fetch", "--locked"])?;
+    for advice in machine_advice() {
+        println!("note: {advice}");
+    }
+    println!("ready: ./x demo, ./x test");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn demo(arguments: &[String]) -> Result<ExitCode> {
+    build_binaries()?;
+    if !has_package(DEMO_PACKAGE)? {
+        eprintln!("x demo: the workspace has no package {DEMO_PACKAGE} yet");
+        return Ok(ExitCode::from(MISSING));
+    }
+    cargo(&["build", "--release", "--quiet", "-p", DEMO_PACKAGE])?;
+    let demo = release_folder().join("toani-demo");
+    let status = Command::new(&demo)
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("cannot run {}", demo.display()))?;
+    Ok(exit_code(status.code()))
+}
+
+pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
+    build_binaries()?;
+    step("running all tests");
+    let mut all = vec!["test", "--workspace"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
+    if !has_package(BENCH_PACKAGE)? {
+        eprintln!("x bench: the workspace has no package {BENCH_PACKAGE} yet");
+        return Ok(ExitCode::from(MISSING));
+    }
+    build_binaries()?;
+    let mut all = vec!["run", "--release", "--quiet", "-p", BENCH_PACKAGE, "--"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mutation fuzzers are ordinary tests named `fuzz_*`; the environment says how long they run.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<ExitCode> {
+    let executions =
+        std::env::var(FUZZ_EXECUTIONS_VARIABLE).unwrap_or_else(|_| FUZZ_EXECUTIONS.to_owned());
+    step(&format!("{executions} executions of each fuzzer"));
+    let status = cargo_command()
+        .args(["test", "--release", "--workspace"])
+        .args(arguments)
+        .args(["--", "fuzz_"])
+        .env(FUZZ_EXECUTIONS_VARIABLE, executions)
+        .status()
+        .context("cannot run cargo")?;
+    Ok(exit_code(status.code()))
+}
+
+/// Builds everything that the demo, the benchmarks and the end-to-end tests start.
+///
+/// The connector is linked statically: its container holds no libraries.
+pub(crate) fn build_binaries() -> Result<()> {
+    step("building the release binaries (some minutes the first time)");
+    let mut build = vec!["build", "--release"];
+    for package in BINARY_PACKAGES {
+        build.extend(["-p", package]);
+    }
+    cargo(&build)?;
+    cargo(&[
+        "rustc",
+        "--release",
+        "-p",
+        "toani-connectors",
+        "--bin",
+        "toani-connector",
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+    ])
+}
+
+fn has_package(name: &str) -> Result<bool> {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    let metadata = command.current_dir(root()).no_deps().exec()?;
+    Ok(metadata.packages.iter().any(|package| package.name == name))
+}
+
+fn release_folder() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR");
+    target
+        .map_or_else(|| root().join("target"), PathBuf::from)
+        .join("release")
+}
+
+/// What stands in the way of the native sandbox on this machine.
+fn machine_advice() -> Vec<&'static str> {
+    let is = |path: &str, value: &str| {
+        std::fs::read_to_string(Path::new("/proc/sys").join(path))
+            .is_ok_and(|text| text.trim() == value)
+    };
+    let mut advice = Vec::new();
+    if is("user/max_user_namespaces", "0") || is("kernel/unprivileged_userns_clone", "0") {
+        advice.push(
+            "user namespaces are off, and the sandbox needs them: \
+             sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1",
+        );
+    }
+    if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
+        advice.push(
+            "AppArmor keeps user namespaces from ordinary users, and the sandbox needs them: \
+             sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        );
+    }
+    advice
+}
+
+pub(crate) fn step(what: &str) {
+    eprintln!("x: {what}");
+}
+
+fn cargo_command() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root());
+    command
+}
+
+/// Runs cargo and fails as it does.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    cargo_with(arguments, &[])
+}
+
+pub(crate) fn cargo_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let status = cargo_command()
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn exit_code(code: Option<i32>) -> ExitCode {
+    let code = code.and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or(1))
+}
