@@ -66,11 +66,13 @@ pub const ADMITTED_SANDBOXES_MAX: usize = 64;
 pub const TENANTS_MAX: usize = 10_000;
 pub const POLICIES_MAX: usize = 10_000;
 pub const CREDENTIALS_MAX: usize = 100_000;
-pub const PENDING_ACTIONS_MAX: usize = 100_000;
+pub const PENDING_ACTIONS_MAX: usize = 20_000;
 pub const PENDING_ACTIONS_PER_AGENT_MAX: usize = 1_000;
 pub const OPEN_EXECUTIONS_MAX: usize = 4_096;
 pub const IDEMPOTENCY_KEYS_MAX: usize = 500_000;
 pub const QUOTA_WINDOWS_MAX: usize = 200_000;
+/// Exports that have begun and are not signed.
+pub const COVERAGES_MAX: usize = 16;
 pub const REVOKED_MAX: usize = 100_000;
 /// Records that are signed and not yet durable.
 pub const UNDURABLE_RECORDS_MAX: usize = 16_384;

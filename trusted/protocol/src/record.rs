@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     assurance::Assurance,
-    canonical::{self, CanonicalError},
+    canonical::{self, CanonicalError, Json},
     ids::{
         ActionId, ActionName, AgentId, BootId, CredentialId, ExecutionId, Hash, PolicyId,
         ServiceId, TenantId, Time, UserId,
@@ -14,7 +14,7 @@ use crate::{
     limits::RECORD_BYTES_MAX,
     policy::Tier,
     reason::Reason,
-    sign::{Bytes, Label, PublicKey, Signature, SignatureError},
+    sign::{Bytes, Label, PublicKey, Signature, SignatureError, Signed},
 };
 
 /// One version of a policy.
@@ -132,6 +132,19 @@ impl Receipt {
     pub fn hash_of(signed_bytes: &[u8]) -> Hash {
         Hash::of_labelled(Label::Receipt.as_str(), signed_bytes)
     }
+}
+
+/// What the agent gets when an execution has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionResult {
+    pub action_id: ActionId,
+    pub execution_id: ExecutionId,
+    pub outcome: Outcome,
+    pub upstream_status: Option<u16>,
+    /// What the policy lets out of the upstream's answer.
+    pub result: Option<Json>,
+    pub receipt: Signed<Receipt>,
 }
 
 /// What a record tells of.

@@ -229,6 +229,8 @@ pub enum Answer {
         size: u64,
         note: String,
     },
+    /// The newest checkpoint, and the tenant's last sequence that it covers.
+    Coverage { note: String, size: u64, last_sequence: u64 },
     /// A canonical `Signed<BundleIndex>`.
     Index {
         index: Vec<u8>,
