@@ -22,6 +22,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
 pub mod tree;
+
+#[cfg(test)]
+pub(crate) mod world;

@@ -185,7 +185,7 @@ pub fn verify_inclusion(
     let mut walk = Walk::new(index, size)?;
     let mut hash = *leaf_hash;
     for sibling in proof {
-        hash = if walk.from_left()? {
+        hash = if walk.sibling_is_left()? {
             node_hash(sibling, &hash)
         } else {
             node_hash(&hash, sibling)
@@ -233,7 +233,7 @@ pub fn verify_consistency(
     }
     let (mut old_hash, mut new_hash) = (*start, *start);
     for sibling in hashes {
-        if walk.from_left()? {
+        if walk.sibling_is_left()? {
             old_hash = node_hash(sibling, &old_hash);
             new_hash = node_hash(sibling, &new_hash);
         } else {
@@ -262,7 +262,7 @@ impl Walk {
 
     /// Whether the next hash of the proof is a left sibling. Skips the levels on which this node
     /// has none.
-    fn from_left(&mut self) -> Result<bool, ProofRefused> {
+    fn sibling_is_left(&mut self) -> Result<bool, ProofRefused> {
         if self.last == 0 {
             return Err(ProofRefused);
         }

@@ -1,0 +1,267 @@
+//! The proof bundle: one file that a stranger can verify offline, with his own trust file alone.
+//!
+//! It is a tar archive with exactly one encoding ([`tar`]), so that no byte of it can change
+//! unnoticed:
+//!
+//! | name | content |
+//! |---|---|
+//! | `index.json` | canonical `Signed<BundleIndex>`, by the log's key |
+//! | `README.txt` | how to verify, in plain words |
+//! | `manifest.json` | the instance's manifest |
+//! | `admissions/HEX.json` | each admission list that a record names, by SHA-256 |
+//! | `checkpoint` | the signed note |
+//! | `records/NNNNNNNNNN.json` | a record's exact leaf, by its index in the log |
+//! | `proofs/NNNNNNNNNN.json` | its inclusion proof: a canonical array of hashes |
+//! | `policies/HEX.json` | each signed policy that a record names, by SHA-256 |
+//! | `receipts/EXECUTION.json` | canonical `Signed<Receipt>`s |
+//!
+//! Its records are those of one tenant without a gap, from a sequence up to the last one that the
+//! tenant had at the checkpoint, and as many records of the instance itself (births, boots) as
+//! the exporter added. The enclave signs the index, so that the exporter cannot leave out the end.
+
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use toani_protocol::{
+    BootId, ExecutionId, Hash, TenantId, Time,
+    canonical::{self, CanonicalError},
+    limits::MESSAGE_BYTES_MAX,
+};
+
+mod make;
+mod report;
+pub mod tar;
+mod verify;
+
+pub use make::{Draft, DraftError, Entry};
+pub use report::Report;
+pub use verify::{Verified, verify};
+
+/// The index must fit into one message to the enclave.
+pub const INDEX_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
+/// Files of one bundle.
+pub const FILES_MAX: usize = 150_000;
+/// An index has ten digits in a file name.
+const INDEX_MAX: u64 = 9_999_999_999;
+
+pub const INDEX_NAME: &str = "index.json";
+pub const README_NAME: &str = "README.txt";
+pub const MANIFEST_NAME: &str = "manifest.json";
+pub const CHECKPOINT_NAME: &str = "checkpoint";
+
+/// What the enclave signs of a bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleIndex {
+    pub format: BundleFormat,
+    pub instance: Hash,
+    /// The boot that signs.
+    pub boot: BootId,
+    pub tenant: TenantId,
+    /// The tenant's last sequence at the checkpoint.
+    pub tenant_last_sequence: u64,
+    /// The tenant's first sequence in this bundle.
+    pub from_sequence: u64,
+    /// SHA-256 of the file `checkpoint`.
+    pub checkpoint: Hash,
+    pub made_at: Time,
+    /// Every file but the index itself.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BundleFormat {
+    #[serde(rename = "toani-bundle/1")]
+    V1,
+}
+
+/// A file's content, by hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    pub sha256: Hash,
+    pub bytes: u64,
+}
+
+impl FileEntry {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            sha256: Hash::of(bytes),
+            bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl BundleIndex {
+    /// Reads an index that is to be signed: canonical, and of files that a bundle may have.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CanonicalError> {
+        let index: Self = canonical::decode(bytes, INDEX_BYTES_MAX)?;
+        index.check()?;
+        Ok(index)
+    }
+
+    fn check(&self) -> Result<(), CanonicalError> {
+        let named = self.files.keys().all(|name| FileKind::of(name).is_some());
+        let checkpoint = self.files.get(CHECKPOINT_NAME);
+        let bound = checkpoint.is_some_and(|file| file.sha256 == self.checkpoint);
+        let ordered = self.from_sequence <= self.tenant_last_sequence;
+        if self.files.len() < FILES_MAX && named && bound && ordered {
+            Ok(())
+        } else {
+            Err(CanonicalError::Malformed)
+        }
+    }
+}
+
+/// What a file of a bundle is, as its name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum FileKind {
+    Readme,
+    Manifest,
+    Checkpoint,
+    Admission(Hash),
+    Record(u64),
+    Proof(u64),
+    Policy(Hash),
+    Receipt(ExecutionId),
+}
+
+impl FileKind {
+    /// `None` for the index and for names that a bundle does not have.
+    fn of(name: &str) -> Option<Self> {
+        let kind = match name {
+            README_NAME => Self::Readme,
+            MANIFEST_NAME => Self::Manifest,
+            CHECKPOINT_NAME => Self::Checkpoint,
+            _ => {
+                let (folder, file) = name.split_once('/')?;
+                let stem = file.strip_suffix(".json")?;
+                match folder {
+                    "admissions" => Self::Admission(hash_of_stem(stem)?),
+                    "policies" => Self::Policy(hash_of_stem(stem)?),
+                    "records" => Self::Record(stem.parse().ok()?),
+                    "proofs" => Self::Proof(stem.parse().ok()?),
+                    "receipts" => Self::Receipt(ExecutionId::new(stem).ok()?),
+                    _ => return None,
+                }
+            }
+        };
+        // One name for one thing: leading zeros, signs and the like do not come back the same.
+        (kind.name() == name).then_some(kind)
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Readme => README_NAME.into(),
+            Self::Manifest => MANIFEST_NAME.into(),
+            Self::Checkpoint => CHECKPOINT_NAME.into(),
+            Self::Admission(hash) => format!("admissions/{}.json", stem_of_hash(hash)),
+            Self::Record(index) => format!("records/{index:010}.json"),
+            Self::Proof(index) => format!("proofs/{index:010}.json"),
+            Self::Policy(hash) => format!("policies/{}.json", stem_of_hash(hash)),
+            Self::Receipt(execution) => format!("receipts/{execution}.json"),
+        }
+    }
+}
+
+fn stem_of_hash(hash: &Hash) -> String {
+    HEXLOWER.encode(hash.as_bytes())
+}
+
+fn hash_of_stem(stem: &str) -> Option<Hash> {
+    let bytes: Vec<u8> = HEXLOWER.decode(stem.as_bytes()).ok()?;
+    bytes.try_into().ok().map(Hash::new)
+}
+
+macro_rules! problems {
+    ($($name:ident = $code:literal, $sentence:literal;)*) => {
+        /// What is wrong with a bundle. Codes are stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Problem {
+            $(#[doc = $sentence] $name),*
+        }
+
+        impl Problem {
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence),* }
+            }
+        }
+    };
+}
+
+problems! {
+    TooLarge = "too_large", "the bundle is larger than a bundle may be";
+    Archive = "archive", "the archive is not in the one encoding that a bundle has, or is cut short";
+    IndexMissing = "index_missing", "the bundle has no index";
+    Index = "index", "the index is not a canonical bundle index";
+    IndexSignature = "index_signature", "the index is not signed by the log's key of the trust file";
+    Instance = "instance", "the bundle is of another instance than the trust file's";
+    Tenant = "tenant", "the bundle is of another tenant than the trust file's";
+    Unlisted = "file_unlisted", "a file is not in the index, or of no kind that a bundle has";
+    Missing = "file_missing", "a file that must be there is not";
+    FileHash = "file_hash", "a file is not the one that the index lists";
+    Manifest = "manifest", "the manifest is malformed, or names another log than the trust file";
+    Admission = "admission", "an admission list is not signed by the manifest's operators";
+    Checkpoint = "checkpoint", "the checkpoint is not signed by the log's key of the trust file";
+    Witnesses = "witnesses", "the trust file asks for witnesses, whose signatures this version cannot verify";
+    RecordMalformed = "record", "a record is malformed, or not the one that its name says";
+    RecordSignature = "record_signature", "a record is not signed by the log's key of the trust file";
+    RecordOrigin = "record_origin", "a record is of another log";
+    RecordMeasurement = "record_measurement", "a record was signed by a measurement that the trust file does not name";
+    RecordTenant = "record_tenant", "a record is of another tenant";
+    RecordOrder = "record_order", "a record's time or previous hash contradicts the record before it";
+    RecordGap = "record_gap", "the tenant's records are not without gap from the first to the last";
+    Proof = "proof", "a record's proof does not lead to the checkpoint";
+    Policy = "policy", "a policy is not the one that a record names";
+    Receipt = "receipt", "a receipt is malformed or not signed by the log's key of the trust file";
+    ReceiptRecord = "receipt_record", "a receipt says something else than the records";
+}
+
+/// Why a bundle is refused: what is wrong, and in which file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleError {
+    pub problem: Problem,
+    /// One of the names that a bundle may have.
+    pub file: Option<String>,
+}
+
+impl BundleError {
+    /// The stable code of what is wrong.
+    pub fn code(&self) -> &'static str {
+        self.problem.code()
+    }
+
+    fn of(problem: Problem) -> Self {
+        Self {
+            problem,
+            file: None,
+        }
+    }
+
+    fn in_file(problem: Problem, file: &FileKind) -> Self {
+        Self {
+            problem,
+            file: Some(file.name()),
+        }
+    }
+}
+
+impl core::fmt::Display for BundleError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.problem.sentence())?;
+        match &self.file {
+            Some(file) => write!(f, " ({file})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for BundleError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! What a verified bundle says, in numbers and words.
+
+use alloc::{collections::BTreeMap, format, string::String};
+
+use serde::Serialize;
+use toani_protocol::{
+    Hash, TenantId, Time,
+    assurance::{Assurance, Tee},
+    canonical,
+    record::Record,
+    trust::TrustFile,
+};
+
+/// What was verified. Every field follows from records whose proofs hold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub instance: Hash,
+    pub tenant: TenantId,
+    pub origin: String,
+    /// Records in the whole log at the checkpoint, of all tenants.
+    pub checkpoint_size: u64,
+    pub checkpoint_root: Hash,
+    /// When the enclave signed the index, by its clock.
+    pub made_at: Time,
+    /// The tenant's records in this bundle.
+    pub records: u64,
+    /// Records of the instance itself in this bundle.
+    pub instance_records: u64,
+    pub from_sequence: u64,
+    pub last_sequence: u64,
+    /// Time of the tenant's first and last record in this bundle.
+    pub from: Time,
+    pub to: Time,
+    pub kinds: BTreeMap<String, u64>,
+    pub outcomes: BTreeMap<String, u64>,
+    pub policies: u64,
+    pub receipts: u64,
+    /// What the trust file's roots prove of the enclave; never what the records claim.
+    pub tee: Tee,
+    pub tee_statement: String,
+    /// The weakest level of each aspect over all records that state one, `tee` as above.
+    pub weakest: Option<Assurance>,
+    pub coverage: String,
+}
+
+/// A snake_case name as the canonical documents have it.
+fn name_of<T: Serialize>(value: &T) -> String {
+    let bytes = canonical::encode(value).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_matches('"').into()
+}
+
+fn count(counts: &mut BTreeMap<String, u64>, name: String) {
+    let count = counts.entry(name).or_default();
+    *count = count.saturating_add(1);
+}
+
+impl Report {
+    /// Counts one of the tenant's records.
+    pub(super) fn add(&mut self, record: &Record) {
+        self.records = self.records.saturating_add(1);
+        count(&mut self.kinds, name_of(&record.kind));
+        if let Some(outcome) = record.about.outcome {
+            count(&mut self.outcomes, outcome.code().into());
+        }
+        if let Some(stated) = record.about.assurance {
+            let weakest = self.weakest.get_or_insert(stated);
+            *weakest = Assurance {
+                tee: self.tee,
+                sandbox: weakest.sandbox.min(stated.sandbox),
+                agent: weakest.agent.min(stated.agent),
+                approval: weakest.approval.min(stated.approval),
+                durability: weakest.durability.min(stated.durability),
+                freshness: weakest.freshness.min(stated.freshness),
+                time: weakest.time.min(stated.time),
+            };
+        }
+    }
+
+    pub(super) fn conclude(&mut self) {
+        self.coverage = format!(
+            "All {} records of tenant {} with sequences {} to {}, without a gap; {} was its last \
+             at the checkpoint over {} records of the log. {} What happened after the checkpoint \
+             is not covered.",
+            self.records,
+            self.tenant,
+            self.from_sequence,
+            self.last_sequence,
+            self.last_sequence,
+            self.checkpoint_size,
+            if self.from_sequence == 0 {
+                "Nothing before them exists."
+            } else {
+                "The records before them are not in this bundle."
+            },
+        );
+    }
+}
+
+/// What the roots prove. A bundle of this version holds no quotes.
+pub(super) fn tee_of(trust: &TrustFile) -> (Tee, String) {
+    let statement = if trust.sgx_roots.is_empty() {
+        "tee: none. The trust file names no attestation roots: that an enclave signed, and which \
+         one, is the operator's word."
+    } else {
+        "tee: none. The trust file names attestation roots, but this bundle holds no evidence \
+         that this version verifies: that an enclave signed is the operator's word."
+    };
+    (Tee::None, statement.into())
+}

@@ -1,0 +1,233 @@
+//! A bundle of a small instance, and every way to tamper with that which we thought of.
+
+use alloc::{string::ToString, vec};
+
+use proptest::prelude::*;
+use toani_protocol::{assurance::Assurance, sign::PublicKey, trust::TrustFile};
+
+use super::*;
+use crate::world::{World, key, tenant};
+
+fn code(bundle: &[u8], trust: &TrustFile) -> &'static str {
+    verify(bundle, trust).map_or_else(|e| e.code(), |_| "verified")
+}
+
+#[test]
+fn a_whole_bundle_is_verified_and_counted() {
+    let world = World::new();
+    let verified = verify(&world.bundle(), &world.trust()).unwrap();
+    let report = verified.report();
+    assert_eq!((report.records, report.instance_records), (4, 1));
+    assert_eq!((report.from_sequence, report.last_sequence), (0, 3));
+    assert_eq!((report.receipts, report.policies), (1, 1));
+    assert_eq!(
+        report.outcomes,
+        BTreeMap::from([("succeeded".to_string(), 1)])
+    );
+    assert_eq!(report.kinds.get("started"), Some(&1));
+    assert_eq!(report.weakest, Some(Assurance::LOWEST));
+    assert_eq!((report.from.ms(), report.to.ms()), (1001, 1006));
+    assert!(report.tee_statement.starts_with("tee: none"));
+    assert!(report.coverage.contains("Nothing before them exists"));
+}
+
+#[test]
+fn a_later_part_says_what_it_lacks() {
+    let world = World::new();
+    let bundle = world.seal(world.draft(&[4, 6]), 2, 3);
+    let report = verify(&bundle, &world.trust()).unwrap().report().clone();
+    assert!(report.coverage.contains("not in this bundle"));
+    let bundle = world.seal(world.draft(&[4, 6]), 1, 3);
+    assert_eq!(code(&bundle, &world.trust()), "record_gap");
+}
+
+#[test]
+fn every_flipped_byte_is_refused() {
+    let world = World::new();
+    let (bundle, trust) = (world.bundle(), world.trust());
+    let mut changed = bundle.clone();
+    for at in 0..bundle.len() {
+        changed[at] ^= 1 << (at % 8);
+        assert!(verify(&changed, &trust).is_err(), "byte {at}");
+        changed[at] = bundle[at];
+    }
+    assert!(verify(&changed, &trust).is_ok());
+}
+
+#[test]
+fn every_truncation_and_anything_appended_is_refused() {
+    let world = World::new();
+    let (bundle, trust) = (world.bundle(), world.trust());
+    for length in 0..bundle.len() {
+        assert!(
+            verify(&bundle[..length], &trust).is_err(),
+            "length {length}"
+        );
+    }
+    for tail in [1, 511, 512, 1024] {
+        let longer = [bundle.as_slice(), &vec![0; tail]].concat();
+        assert_eq!(code(&longer, &trust), "archive");
+    }
+}
+
+#[test]
+fn files_that_are_exchanged_removed_or_added_are_refused() {
+    let world = World::new();
+    let (bundle, trust) = (world.bundle(), world.trust());
+    let files: BTreeMap<String, Vec<u8>> = tar::parse(&bundle)
+        .unwrap()
+        .into_iter()
+        .map(|(name, bytes)| (name.to_string(), bytes.to_vec()))
+        .collect();
+    let names: Vec<&String> = files.keys().collect();
+    for name in &names {
+        let mut less = files.clone();
+        less.remove(*name);
+        assert!(
+            verify(&tar::write(&less).unwrap(), &trust).is_err(),
+            "{name}"
+        );
+        for other in &names {
+            let mut swapped = files.clone();
+            swapped.insert((*name).clone(), files[*other].clone());
+            swapped.insert((*other).clone(), files[*name].clone());
+            let verdict = verify(&tar::write(&swapped).unwrap(), &trust);
+            assert_eq!(
+                verdict.is_ok(),
+                files[*name] == files[*other],
+                "{name} {other}"
+            );
+        }
+    }
+    let mut more = files.clone();
+    more.insert("records/0000000002.json".into(), world.leaves[2].clone());
+    assert_eq!(code(&tar::write(&more).unwrap(), &trust), "file_unlisted");
+}
+
+/// What the exporter could make the enclave sign: indices over files of its choice.
+#[test]
+fn a_signed_index_does_not_help_the_exporter() {
+    let world = World::new();
+    let trust = world.trust();
+    let sealed =
+        |indices: &[u64], from, to| code(&world.seal(world.draft(indices), from, to), &trust);
+    assert_eq!(sealed(&[1, 3, 4, 6], 0, 3), "verified");
+    assert_eq!(sealed(&[1, 3, 6], 0, 3), "record_gap");
+    assert_eq!(sealed(&[3, 4, 6], 0, 3), "record_gap");
+    assert_eq!(sealed(&[1, 3, 4], 0, 3), "record_gap");
+    assert_eq!(sealed(&[], 0, 0), "record_gap");
+    assert_eq!(sealed(&[1, 2, 3, 4, 6], 0, 3), "record_tenant");
+
+    let mut renamed = world.draft(&[1, 3, 4, 6]);
+    let third = renamed.files.remove("records/0000000003.json").unwrap();
+    renamed
+        .files
+        .insert("records/0000000002.json".into(), third);
+    let proof = renamed.files.remove("proofs/0000000003.json").unwrap();
+    renamed.files.insert("proofs/0000000002.json".into(), proof);
+    assert_eq!(code(&world.seal(renamed, 0, 3), &trust), "record");
+
+    let mut without = world.draft(&[1, 3, 4, 6]);
+    without
+        .files
+        .retain(|name, _| !name.starts_with("policies/"));
+    assert_eq!(code(&world.seal(without, 0, 3), &trust), "file_missing");
+    let mut without = world.draft(&[1, 3, 4, 6]);
+    without
+        .files
+        .retain(|name, _| !name.starts_with("admissions/"));
+    assert_eq!(code(&world.seal(without, 0, 3), &trust), "file_missing");
+
+    let mut foreign = world.draft(&[1, 3, 4, 6]);
+    foreign.policy(b"{}").unwrap();
+    assert_eq!(code(&world.seal(foreign, 0, 3), &trust), "policy");
+    let mut foreign = world.draft(&[1, 3, 4, 6]);
+    foreign.admission(b"{}").unwrap();
+    assert_eq!(code(&world.seal(foreign, 0, 3), &trust), "admission");
+
+    let mut receipt = world.draft(&[1, 3, 4, 6]);
+    let execution = ExecutionId::new("exe_1").unwrap();
+    receipt.receipt(execution, &world.make_receipt(1)).unwrap();
+    assert_eq!(code(&world.seal(receipt, 0, 3), &trust), "receipt_record");
+    let mut receipt = world.draft(&[1, 3, 4, 6]);
+    let execution = ExecutionId::new("exe_2").unwrap();
+    receipt.receipt(execution, &world.receipt).unwrap();
+    assert_eq!(code(&world.seal(receipt, 0, 3), &trust), "receipt_record");
+}
+
+#[test]
+fn the_trust_file_decides() {
+    let world = World::new();
+    let (bundle, trust) = (world.bundle(), world.trust());
+    let with = |change: &dyn Fn(&mut TrustFile)| {
+        let mut changed = trust.clone();
+        change(&mut changed);
+        code(&bundle, &changed)
+    };
+    assert_eq!(with(&|_| {}), "verified");
+    assert_eq!(with(&|t| t.tenant = None), "verified");
+    assert_eq!(with(&|t| t.tenant = Some(tenant(4))), "tenant");
+    assert_eq!(with(&|t| t.instance = Hash::ZERO), "instance");
+    assert_eq!(with(&|t| t.mrenclaves.clear()), "record_measurement");
+    assert_eq!(
+        with(&|t| t.log.key = PublicKey::of(&key(9))),
+        "index_signature"
+    );
+    assert_eq!(with(&|t| t.log.origin = "other".into()), "manifest");
+    assert_eq!(with(&|t| t.witness_quorum = 1), "witnesses");
+}
+
+#[test]
+fn file_names_have_one_spelling() {
+    for good in [
+        "records/0000000007.json",
+        "receipts/exe_1.json",
+        "checkpoint",
+    ] {
+        assert!(FileKind::of(good).is_some(), "{good}");
+    }
+    for bad in [
+        "index.json",
+        "records/7.json",
+        "records/+000000007.json",
+        "records/00000000007.json",
+        "records/0000000007.json/",
+        "policies/AB.json",
+        "receipts/../x.json",
+        "other",
+    ] {
+        assert!(FileKind::of(bad).is_none(), "{bad}");
+    }
+}
+
+proptest! {
+    /// Bundles that another hand packed anew, with everything consistent but the signatures.
+    #[test]
+    fn mutated_files_in_a_well_formed_archive_are_refused(
+        pick in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(),
+        byte in any::<u8>(), insert in any::<bool>(),
+    ) {
+        let world = World::new();
+        let bundle = world.bundle();
+        let mut files: BTreeMap<String, Vec<u8>> = tar::parse(&bundle)
+            .unwrap()
+            .into_iter()
+            .map(|(name, bytes)| (name.to_string(), bytes.to_vec()))
+            .collect();
+        let name = files.keys().nth(pick.index(files.len())).unwrap().clone();
+        let content = files.get_mut(&name).unwrap();
+        let at = at.index(content.len());
+        if insert {
+            content.insert(at, byte);
+        } else {
+            content[at] = byte;
+        }
+        let changed = tar::write(&files).unwrap();
+        prop_assert_eq!(verify(&changed, &world.trust()).is_ok(), changed == bundle);
+    }
+
+    #[test]
+    fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        prop_assert!(verify(&bytes, &World::new().trust()).is_err());
+    }
+}

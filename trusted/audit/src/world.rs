@@ -1,0 +1,264 @@
+//! Test support: a small whole instance with two tenants.
+
+use alloc::{collections::BTreeMap, vec, vec::Vec};
+
+use ed25519_dalek::SigningKey;
+use toani_protocol::{
+    ActionId, ActionName, AgentId, BootId, ExecutionId, Hash, Namespace, PolicyId, ServiceId,
+    TenantId, Time, UserId,
+    assurance::Assurance,
+    canonical,
+    instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat},
+    policy::{Policy, PolicyFormat, Tier},
+    record::{About, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
+    sign::{Bytes, Label, PublicKey, Signature, Signed, sign},
+    trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
+};
+
+use crate::{
+    bundle::{BundleIndex, Draft, Entry},
+    chain::ChainVerifier,
+    checkpoint, tree,
+};
+
+pub(crate) const ORIGIN: &str = "log.example/1";
+
+pub(crate) fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn tenant(seed: u8) -> TenantId {
+    TenantId::of_first_key(&PublicKey::of(&key(seed)))
+}
+
+pub(crate) fn measurement() -> Hash {
+    Hash::of(b"enclave")
+}
+
+/// An instance whose log key, operator and tenants come from small seeds.
+pub(crate) struct World {
+    pub(crate) log: SigningKey,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) admission: Vec<u8>,
+    pub(crate) policy: Vec<u8>,
+    pub(crate) chain: ChainVerifier,
+    pub(crate) leaves: Vec<Vec<u8>>,
+    pub(crate) receipt: Vec<u8>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let manifest = canonical::encode(&Manifest {
+            format: ManifestFormat::V1,
+            sgx_roots: Vec::new(),
+            snp_roots: Vec::new(),
+            operators: vec![PublicKey::of(&key(2))],
+            quorum: 1,
+            log_origin: ORIGIN.into(),
+            nonce: Hash::of(b"nonce"),
+        })
+        .unwrap();
+        let admission = AdmissionList {
+            format: AdmissionFormat::V1,
+            instance: Manifest::id_of(&manifest),
+            version: 1,
+            sandboxes: Vec::new(),
+        };
+        let policy = Policy {
+            format: PolicyFormat::V1,
+            tenant: tenant(3),
+            id: PolicyId::new("p").unwrap(),
+            version: 1,
+            not_before: Time::from_ms(0),
+            expires: Time::from_ms(1_000_000),
+            namespace: Namespace::new("n").unwrap(),
+            persons: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            credentials: BTreeMap::new(),
+            services: BTreeMap::new(),
+            quotas: BTreeMap::new(),
+        };
+        let signed = Signed::by(&key(2), Label::Admission, admission).unwrap();
+        let policy = Signed::by(&key(3), Label::Policy, policy).unwrap();
+        let mut world = Self {
+            log: key(1),
+            manifest,
+            admission: canonical::encode(&signed).unwrap(),
+            policy: canonical::encode(&policy).unwrap(),
+            chain: ChainVerifier::new(ORIGIN, PublicKey::of(&key(1))),
+            leaves: Vec::new(),
+            receipt: Vec::new(),
+        };
+        world.append(RecordKind::Birth, About::default());
+        world.tenant_record(3, RecordKind::PolicyActivated, world.about());
+        world.tenant_record(4, RecordKind::Refused, About::default());
+        world.tenant_record(3, RecordKind::Allowed, world.about());
+        let started = world.tenant_record(3, RecordKind::Started, world.about());
+        world.tenant_record(4, RecordKind::Refused, About::default());
+        world.receipt = world.make_receipt(started);
+        let finished = About {
+            outcome: Some(Outcome::Succeeded),
+            assurance: Some(Assurance::LOWEST),
+            execution_receipt: Some(Receipt::hash_of(&world.receipt)),
+            ..world.about()
+        };
+        world.tenant_record(3, RecordKind::Finished, finished);
+        world
+    }
+
+    pub(crate) fn policy_ref(&self) -> PolicyRef {
+        PolicyRef {
+            id: PolicyId::new("p").unwrap(),
+            version: 1,
+            hash: Hash::of(&self.policy),
+        }
+    }
+
+    pub(crate) fn about(&self) -> About {
+        About {
+            policy: Some(self.policy_ref()),
+            execution_id: Some(ExecutionId::new("exe_1").unwrap()),
+            ..About::default()
+        }
+    }
+
+    pub(crate) fn make_receipt(&self, started: u64) -> Vec<u8> {
+        let hash = Hash::of(b"any");
+        let receipt = Receipt {
+            format: ReceiptFormat::V1,
+            instance: Manifest::id_of(&self.manifest),
+            boot: BootId::new("boot_1").unwrap(),
+            action_id: ActionId::new("act_1").unwrap(),
+            execution_id: ExecutionId::new("exe_1").unwrap(),
+            tenant: tenant(3),
+            agent: AgentId::new("a").unwrap(),
+            user: UserId::new("u").unwrap(),
+            service: ServiceId::new("s").unwrap(),
+            action: ActionName::new("act").unwrap(),
+            params_hash: hash,
+            params_nonce: hash,
+            plan_hash: hash,
+            policy: self.policy_ref(),
+            credential: None,
+            tier: Tier::Zero,
+            hitl_proof: None,
+            jti_hash: hash,
+            outcome: Outcome::Succeeded,
+            upstream_status: Some(200),
+            result_hash: None,
+            assurance: Assurance::LOWEST,
+            admission: Hash::of(&self.admission),
+            tee_mrenclave: measurement(),
+            sandbox: hash,
+            started,
+            started_at: Time::from_ms(1),
+            finished_at: Time::from_ms(2),
+        };
+        let signed = Signed::by(&self.log, Label::Receipt, receipt).unwrap();
+        canonical::encode(&signed).unwrap()
+    }
+
+    pub(crate) fn tenant_record(&mut self, seed: u8, kind: RecordKind, about: About) -> u64 {
+        let tip = self.chain.links().tenant(&tenant(seed));
+        let about = About {
+            tenant: Some(tenant(seed)),
+            tenant_sequence: Some(tip.sequence),
+            tenant_previous: Some(tip.previous),
+            ..about
+        };
+        self.append(kind, about)
+    }
+
+    pub(crate) fn append(&mut self, kind: RecordKind, about: About) -> u64 {
+        let links = self.chain.links();
+        let index = links.size();
+        let mut record = Record {
+            index,
+            origin: ORIGIN.into(),
+            previous: links.head(),
+            time: Time::from_ms(1000 + index),
+            boot: BootId::new("boot_1").unwrap(),
+            kind,
+            tee_mrenclave: measurement(),
+            evidence: Hash::of(b""),
+            admission: Hash::of(&self.admission),
+            about,
+            chain_signature: Signature([0; 64]),
+        };
+        let bytes = record.unsigned_bytes().unwrap();
+        record.chain_signature = sign(&self.log, Label::Record, &bytes);
+        let leaf = canonical::encode(&record).unwrap();
+        self.chain.push(&leaf).unwrap();
+        self.leaves.push(leaf);
+        index
+    }
+
+    pub(crate) fn draft(&self, indices: &[u64]) -> Draft {
+        let hashes: Vec<Hash> = self
+            .leaves
+            .iter()
+            .map(|leaf| Record::hash_of(leaf))
+            .collect();
+        let nodes = |level: u32, at: u64| {
+            let low = usize::try_from(at).ok()? << level;
+            let mut subtree = tree::Frontier::new();
+            let leaves = hashes.get(low..low + (1 << level))?;
+            leaves.iter().for_each(|leaf| subtree.push(*leaf));
+            Some(subtree.root())
+        };
+        let size = self.leaves.len() as u64;
+        let root = self.chain.links().frontier().root();
+        let note = checkpoint::sign(ORIGIN, size, &root, &self.log);
+        let mut draft = Draft::new(&self.manifest, &note).unwrap();
+        for index in indices {
+            let proof = tree::inclusion_proof(&nodes, *index, size).unwrap();
+            let leaf = &self.leaves[usize::try_from(*index).unwrap()];
+            let entry = Entry {
+                index: *index,
+                leaf,
+                proof: &proof,
+            };
+            draft.record(&entry).unwrap();
+        }
+        draft.policy(&self.policy).unwrap();
+        draft.admission(&self.admission).unwrap();
+        draft
+    }
+
+    pub(crate) fn seal(&self, draft: Draft, from: u64, to: u64) -> Vec<u8> {
+        let instance = Manifest::id_of(&self.manifest);
+        let boot = BootId::new("boot_1").unwrap();
+        let made_at = Time::from_ms(5000);
+        let index = draft
+            .index(instance, boot, tenant(3), from..=to, made_at)
+            .unwrap();
+        let index = BundleIndex::decode(&index).unwrap();
+        let signed = Signed::by(&self.log, Label::BundleIndex, index).unwrap();
+        draft.finish(canonical::encode(&signed).unwrap()).unwrap()
+    }
+
+    pub(crate) fn bundle(&self) -> Vec<u8> {
+        let mut draft = self.draft(&[0, 1, 3, 4, 6]);
+        let execution = ExecutionId::new("exe_1").unwrap();
+        draft.receipt(execution, &self.receipt).unwrap();
+        self.seal(draft, 0, 3)
+    }
+
+    pub(crate) fn trust(&self) -> TrustFile {
+        TrustFile {
+            format: TrustFormat::V1,
+            instance: Manifest::id_of(&self.manifest),
+            tenant: Some(tenant(3)),
+            mrenclaves: vec![measurement()],
+            log: LogTrust {
+                origin: ORIGIN.into(),
+                key: PublicKey::of(&key(1)),
+            },
+            intake_key: IntakeKey(Bytes(vec![0; 32])),
+            sgx_roots: Vec::new(),
+            snp_roots: Vec::new(),
+            witnesses: Vec::new(),
+            witness_quorum: 0,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The real binary over a real bundle, whole and tampered with.
+
+use std::{fs, path::Path, process::Command};
+
+use ed25519_dalek::SigningKey;
+use toani_audit::{
+    bundle::{BundleIndex, Draft, Entry},
+    chain::Links,
+    checkpoint,
+};
+use toani_protocol::{
+    BootId, Hash, TenantId, Time, canonical,
+    instance::{Manifest, ManifestFormat},
+    record::{About, Record, RecordKind},
+    sign::{Bytes, Label, PublicKey, Signature, Signed, sign},
+    trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
+};
+
+const ORIGIN: &str = "log.example/1";
+
+/// A bundle of one record, and the trust file for it.
+fn make() -> (Vec<u8>, TrustFile) {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let tenant = TenantId::of_first_key(&PublicKey::of(&key));
+    let boot = BootId::new("boot_1").unwrap();
+    let manifest = canonical::encode(&Manifest {
+        format: ManifestFormat::V1,
+        sgx_roots: Vec::new(),
+        snp_roots: Vec::new(),
+        operators: vec![PublicKey::of(&key)],
+        quorum: 1,
+        log_origin: ORIGIN.into(),
+        nonce: Hash::ZERO,
+    })
+    .unwrap();
+    let mut record = Record {
+        index: 0,
+        origin: ORIGIN.into(),
+        previous: Hash::ZERO,
+        time: Time::from_ms(1_000),
+        boot: boot.clone(),
+        kind: RecordKind::Refused,
+        tee_mrenclave: Hash::of(b"enclave"),
+        evidence: Hash::of(b""),
+        admission: Hash::ZERO,
+        about: About {
+            tenant: Some(tenant.clone()),
+            tenant_sequence: Some(0),
+            tenant_previous: Some(Hash::ZERO),
+            ..About::default()
+        },
+        chain_signature: Signature([0; 64]),
+    };
+    let unsigned = record.unsigned_bytes().unwrap();
+    record.chain_signature = sign(&key, Label::Record, &unsigned);
+    let leaf = canonical::encode(&record).unwrap();
+    let mut links = Links::new();
+    links.advance(&record, Record::hash_of(&leaf)).unwrap();
+    let note = checkpoint::sign(ORIGIN, 1, &links.frontier().root(), &key);
+    let mut draft = Draft::new(&manifest, &note).unwrap();
+    let entry = Entry {
+        index: 0,
+        leaf: &leaf,
+        proof: &[],
+    };
+    draft.record(&entry).unwrap();
+    let instance = Manifest::id_of(&manifest);
+    let index = draft
+        .index(instance, boot, tenant.clone(), 0..=0, Time::from_ms(2_000))
+        .unwrap();
+    let index = BundleIndex::decode(&index).unwrap();
+    let signed = Signed::by(&key, Label::BundleIndex, index).unwrap();
+    let bundle = draft.finish(canonical::encode(&signed).unwrap()).unwrap();
+    let trust = TrustFile {
+        format: TrustFormat::V1,
+        instance,
+        tenant: Some(tenant),
+        mrenclaves: vec![Hash::of(b"enclave")],
+        log: LogTrust {
+            origin: ORIGIN.into(),
+            key: PublicKey::of(&key),
+        },
+        intake_key: IntakeKey(Bytes(vec![0; 32])),
+        sgx_roots: Vec::new(),
+        snp_roots: Vec::new(),
+        witnesses: Vec::new(),
+        witness_quorum: 0,
+    };
+    (bundle, trust)
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_toani-verify"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(text).unwrap(),
+    )
+}
+
+#[test]
+fn the_binary_says_verified_or_refused_by_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, trust) = make();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    write("b.tar", &bundle);
+    write("t.json", &serde_json::to_vec_pretty(&trust).unwrap());
+
+    let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("VERIFIED"), "{text}");
+    assert!(
+        text.contains("1 refused") && text.contains("tee: none"),
+        "{text}"
+    );
+
+    let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &json["ok"]), (0, &true.into()));
+    assert_eq!(json["report"]["records"], 1);
+    assert_eq!(json["report"]["tee"], "none");
+
+    let mut changed = bundle.clone();
+    changed[bundle.len() / 2] ^= 1;
+    write("changed.tar", &changed);
+    let (code, text) = run(folder.path(), &["changed.tar", "--trust", "t.json"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("REFUSED"), "{text}");
+    let (code, text) = run(
+        folder.path(),
+        &["changed.tar", "--trust", "t.json", "--json"],
+    );
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &json["ok"]), (1, &false.into()));
+    assert!(json["code"].is_string());
+}
+
+#[test]
+fn what_cannot_be_read_is_neither() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, trust) = make();
+    fs::write(folder.path().join("b.tar"), bundle).unwrap();
+    let text = serde_json::to_string(&trust).unwrap();
+    let twice = text.replacen('{', "{\"tenant\":null,", 1);
+    fs::write(folder.path().join("twice.json"), twice).unwrap();
+    for arguments in [
+        &["b.tar"][..],
+        &["b.tar", "--trust", "none.json"],
+        &["none.tar", "--trust", "twice.json"],
+        &["b.tar", "--trust", "twice.json"],
+        &["b.tar", "--trust", "b.tar"],
+    ] {
+        assert_eq!(run(folder.path(), arguments).0, 2, "{arguments:?}");
+    }
+    let (code, help) = run(folder.path(), &["--help"]);
+    assert_eq!(code, 0);
+    assert!(help.contains("Exit codes:"), "{help}");
+}
