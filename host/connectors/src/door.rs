@@ -1,0 +1,110 @@
+//! Our side of the door: ask once for the plan's endpoint.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use toani_protocol::{job::JobEnd, policy::Endpoint};
+
+/// Longest answer of the door, in bytes.
+const ANSWER_BYTES_MAX: usize = 256;
+
+/// Asks the door for `endpoint`; on success the stream leads there.
+///
+/// # Errors
+/// The definite end of the execution, if the door does not open in time.
+pub fn open(door: &mut UnixStream, endpoint: &Endpoint, deadline: Instant) -> Result<(), JobEnd> {
+    let request = format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n");
+    door.write_all(request.as_bytes())
+        .map_err(|_| JobEnd::ConnectorFailed)?;
+    meaning(&read_answer(door, deadline)?)
+}
+
+/// Reads byte by byte up to the empty line: what follows it belongs to the upstream.
+fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobEnd> {
+    let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    while !answer.ends_with(b"\r\n\r\n") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(JobEnd::TimedOut);
+        }
+        door.set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .map_err(|_| JobEnd::ConnectorFailed)?;
+        let mut byte = [0];
+        match door.read(&mut byte) {
+            Ok(1) if answer.len() < ANSWER_BYTES_MAX => answer.extend_from_slice(&byte),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => return Err(JobEnd::ConnectorFailed),
+        }
+    }
+    Ok(answer)
+}
+
+/// The door answers 200 when it is open, 403 when no address may be connected to, 502 when none
+/// could be, and 504 when that took too long.
+fn meaning(answer: &[u8]) -> Result<(), JobEnd> {
+    match answer.get(..13) {
+        Some(b"HTTP/1.1 200 ") => Ok(()),
+        Some(b"HTTP/1.1 403 ") => Err(JobEnd::AddressRefused),
+        Some(b"HTTP/1.1 502 " | b"HTTP/1.1 504 ") => Err(JobEnd::Unreachable),
+        _ => Err(JobEnd::ConnectorFailed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(answer: &[u8]) -> (Result<(), JobEnd>, Vec<u8>) {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(answer).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let endpoint = Endpoint {
+            host: "example.org".into(),
+            port: 8443,
+            private: false,
+        };
+        let end = open(
+            &mut ours,
+            &endpoint,
+            Instant::now() + Duration::from_secs(5),
+        );
+        drop(ours);
+        let mut request = Vec::new();
+        theirs.read_to_end(&mut request).unwrap_or_default();
+        (end, request)
+    }
+
+    #[test]
+    fn each_answer_has_one_meaning() {
+        let (end, request) = asked(b"HTTP/1.1 200 open\r\n\r\n");
+        assert_eq!(end, Ok(()));
+        assert_eq!(request, b"CONNECT example.org:8443 HTTP/1.1\r\n\r\n");
+        for (answer, end) in [
+            (b"HTTP/1.1 403 x\r\n\r\n".as_slice(), JobEnd::AddressRefused),
+            (b"HTTP/1.1 502 x\r\n\r\n", JobEnd::Unreachable),
+            (b"HTTP/1.1 504 x\r\n\r\n", JobEnd::Unreachable),
+            (b"HTTP/1.1 404 x\r\n\r\n", JobEnd::ConnectorFailed),
+            (b"HTTP/1.1 200 ", JobEnd::ConnectorFailed),
+            (b"", JobEnd::ConnectorFailed),
+            (&[b'x'; 4096], JobEnd::ConnectorFailed),
+        ] {
+            assert_eq!(asked(answer).0, Err(end));
+        }
+    }
+
+    #[test]
+    fn a_silent_door_ends_in_time() {
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        let endpoint = Endpoint {
+            host: "example.org".into(),
+            port: 443,
+            private: false,
+        };
+        let deadline = Instant::now() + Duration::from_millis(30);
+        assert_eq!(open(&mut ours, &endpoint, deadline), Err(JobEnd::TimedOut));
+    }
+}

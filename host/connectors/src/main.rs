@@ -1,0 +1,41 @@
+//! `toani-connector`: one job in, one reply out.
+
+use std::{fs::File, io, os::fd::AsFd, process::ExitCode};
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use toani_connectors::{direct_api, frame, inherited};
+
+/// Every block of memory is wiped when it is freed, also those of the libraries that hold the
+/// credential and the raw response on their way.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    // A panic's message could hold what it tripped over.
+    std::panic::set_hook(Box::new(|_| {}));
+    if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Some(door) = inherited::take_door() else {
+        return ExitCode::FAILURE;
+    };
+    let Ok(job) = unbuffered(io::stdin()).and_then(frame::read_job) else {
+        return ExitCode::FAILURE;
+    };
+    let mut reply = direct_api::execute(&job, door);
+    drop(job);
+    let written = unbuffered(io::stdout()).and_then(|output| frame::write_reply(output, &reply));
+    if let toani_protocol::job::JobEnd::Response { body, .. } = &mut reply {
+        zeroize::Zeroize::zeroize(body);
+    }
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The standard streams of `std` keep copies in buffers that nothing wipes.
+fn unbuffered(stream: impl AsFd) -> io::Result<File> {
+    stream.as_fd().try_clone_to_owned().map(File::from)
+}
