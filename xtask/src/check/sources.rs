@@ -30,7 +30,6 @@ const HOST_WORDS: &[&str] = &[
 /// Files that may hold unsafe code: one for each concern that safe Rust cannot express.
 const UNSAFE_FILES: &[&str] = &[
     // Starting the enclave's process: what happens between fork and exec.
-    "host/enclave-host/src/spawn.rs",
     // The locked arena for secrets.
     "host/enclave-process/src/arena.rs",
     // Namespaces, limits and system call filters of the enclave's process.
