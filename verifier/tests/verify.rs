@@ -1,4 +1,5 @@
 //! The real binary over a real bundle, whole and tampered with.
+#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,0 +1,130 @@
+//! What is known in memory of the durable entries: where they lie, whose they are, and the tree.
+//!
+//! Some 80 bytes for each record; a log of ten million costs under a gigabyte.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use toani_audit::tree::{Nodes, node_hash};
+use toani_protocol::{Hash, TenantId, record::Record};
+
+/// The few fields of a leaf that the writer needs. Reading them costs a tenth of decoding the
+/// whole record and encoding it again, which the signature thread does.
+#[derive(Debug, Deserialize)]
+struct Fields {
+    index: u64,
+    previous: Hash,
+    #[serde(default)]
+    tenant: Option<TenantId>,
+}
+
+/// One leaf with what places it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) leaf: Vec<u8>,
+    pub(crate) index: u64,
+    pub(crate) previous: Hash,
+    pub(crate) hash: Hash,
+    pub(crate) tenant: Option<TenantId>,
+}
+
+impl Placed {
+    /// `None` if this is no record.
+    pub(crate) fn read(leaf: Vec<u8>) -> Option<Self> {
+        let fields: Fields = serde_json::from_slice(&leaf).ok()?;
+        Some(Self {
+            hash: Record::hash_of(&leaf),
+            index: fields.index,
+            previous: fields.previous,
+            tenant: fields.tenant,
+            leaf,
+        })
+    }
+
+    /// Whether this is the entry at `index` after the one with this hash.
+    pub(crate) fn follows(&self, index: u64, head: &Hash) -> bool {
+        self.index == index && self.previous == *head
+    }
+}
+
+/// The durable entries.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// Offset of each entry's frame.
+    offsets: Vec<u64>,
+    tenants: HashMap<TenantId, Vec<u64>>,
+    /// `levels[l][i]`: root of the perfect subtree of 2^l leaves that begins at `i * 2^l`.
+    levels: Vec<Vec<Hash>>,
+}
+
+impl Index {
+    pub(crate) fn push(&mut self, offset: u64, hash: Hash, tenant: Option<TenantId>) {
+        let index = self.size();
+        self.offsets.push(offset);
+        if let Some(tenant) = tenant {
+            self.tenants.entry(tenant).or_default().push(index);
+        }
+        let mut hash = hash;
+        for level in 0.. {
+            if self.levels.len() == level {
+                self.levels.push(Vec::new());
+            }
+            let Some(nodes) = self.levels.get_mut(level) else {
+                return;
+            };
+            let left = nodes.last().copied();
+            nodes.push(hash);
+            match left {
+                Some(left) if nodes.len() % 2 == 0 => hash = node_hash(&left, &hash),
+                _ => return,
+            }
+        }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.offsets.len()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn offset(&self, index: u64) -> Option<u64> {
+        self.offsets.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// The tenant's records from its `sequence` on.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId, sequence: u64, max: usize) -> Vec<u64> {
+        let indices = self.tenants.get(tenant).map(Vec::as_slice);
+        let from = usize::try_from(sequence).unwrap_or(usize::MAX);
+        let indices = indices.and_then(|all| all.get(from..)).unwrap_or_default();
+        indices.iter().take(max).copied().collect()
+    }
+
+    pub(crate) fn tenant_size(&self, tenant: &TenantId) -> u64 {
+        let indices = self.tenants.get(tenant).map_or(0, Vec::len);
+        u64::try_from(indices).unwrap_or(u64::MAX)
+    }
+}
+
+impl Nodes for Index {
+    fn node(&self, level: u32, index: u64) -> Option<Hash> {
+        let nodes = self.levels.get(usize::try_from(level).ok()?)?;
+        nodes.get(usize::try_from(index).ok()?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use toani_audit::tree::{Frontier, root_at};
+
+    #[test]
+    fn the_kept_tree_is_the_tree() {
+        let (mut index, mut frontier) = (Index::default(), Frontier::new());
+        for i in 0..300u64 {
+            let hash = Hash::of(&i.to_be_bytes());
+            index.push(i, hash, None);
+            frontier.push(hash);
+            assert_eq!(root_at(&index, i + 1), Ok(frontier.root()));
+        }
+        assert_eq!(index.offset(299), Some(299));
+        assert_eq!(index.offset(300), None);
+    }
+}
