@@ -1,0 +1,86 @@
+//! `toani-sandbox`: the supervisor, and the launcher that it starts.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, bail};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
+use toani_sandbox::{
+    messages::{self, Message},
+    native::{self, Native},
+    seal::JobKey,
+    supervisor,
+};
+use tokio::net::UnixStream;
+
+/// Every block of memory is wiped when it is freed: jobs, credentials, replies.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let done = match arguments.as_slice() {
+        [mode] if mode == native::LAUNCHER_MODE => native::launcher(),
+        [mode, connector] if mode == "supervise" => supervise(connector.as_ref()),
+        _ => Err(anyhow::anyhow!(
+            "this program is started by toani's gateway, as: toani-sandbox supervise CONNECTOR"
+        )),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            supervisor::log(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Nobody may look into this process, and it does not outlive the gateway.
+fn harden() -> rustix::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)
+}
+
+fn supervise(connector: &Path) -> anyhow::Result<()> {
+    harden().context("cannot protect the supervisor's memory")?;
+    // A panic's message could hold what it tripped over.
+    std::panic::set_hook(Box::new(|_| supervisor::log("a task panicked")));
+    let stream = rustix::stdio::stdin()
+        .try_clone_to_owned()
+        .context("descriptor 0 is to be the gateway's stream")?;
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true)?;
+    let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    rustix::stdio::dup2_stdin(null)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(stream, connector))
+}
+
+async fn serve(stream: std::os::unix::net::UnixStream, connector: &Path) -> anyhow::Result<()> {
+    let mut stream = UnixStream::from_std(stream)?;
+    let (driver, lost, measurement) = match Native::start(connector).await {
+        Ok(started) => started,
+        Err(error) => {
+            let why = error.to_string();
+            messages::write(&mut stream, &Message::CannotStart(why.clone())).await?;
+            bail!(why);
+        }
+    };
+    let key = Arc::new(JobKey::generate()?);
+    tokio::select! {
+        end = supervisor::serve(stream, Arc::new(driver), key, measurement) => {
+            end.context("the gateway's stream")
+        }
+        () = lost => bail!("the launcher ended"),
+    }
+}

@@ -1,0 +1,311 @@
+//! The native driver: namespaces, no capabilities, a system call filter, an empty root, limits.
+//!
+//! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
+//! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
+//! privileges; an allow-list of system calls; an empty read-only root; no network; no descriptor
+//! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
+//!
+//! What it does not do: a class's memory is a limit of address space, not of a cgroup, and there is
+//! no `/tmp`, so `tmp_mib` is not used.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{Signal, pidfd_send_signal},
+};
+use toani_protocol::{ids::Hash, job::JobOutcome, policy::Class};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UnixStream,
+    sync::oneshot,
+    time::timeout,
+};
+
+use crate::{
+    driver::{Driver, Parked, PrepareError},
+    execution::{self, Streams, Work},
+    measurement,
+};
+
+mod launch;
+mod order;
+mod seccomp;
+mod step;
+mod sys;
+
+pub use launch::launcher;
+
+use order::{Limits, Order, Report};
+
+/// The argument that makes `toani-sandbox` a launcher.
+pub const LAUNCHER_MODE: &str = "native-launcher";
+
+/// Longest time from an order to a container that waits.
+const PREPARE_MS_MAX: u64 = 10_000;
+/// Longest time from SIGKILL to the end of a container's first process.
+const END_MS_MAX: u64 = 5_000;
+
+/// Why the driver does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the connector cannot be read: {0}")]
+    Connector(std::io::Error),
+    #[error("the connector cannot be kept in memory: {0}")]
+    Memory(Errno),
+    #[error("the launcher cannot be started: {0}")]
+    Launcher(#[from] std::io::Error),
+    #[error("the native sandbox cannot isolate here: {0}")]
+    CannotIsolate(PrepareError),
+    #[error("the native sandbox is not as it should be: {0}")]
+    NotIsolated(&'static str),
+}
+
+/// Starts containers through its launcher.
+#[derive(Debug)]
+pub struct Native {
+    control: AsyncFd<OwnedFd>,
+}
+
+impl Native {
+    /// Reads the connector, starts a launcher and tries one container. Returns the driver, a
+    /// future that ends when the launcher does, and the measurement of this program with the
+    /// connector.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        connector: &Path,
+    ) -> Result<(Self, impl Future<Output = ()> + use<>, Hash), StartError> {
+        let program = std::fs::read(connector).map_err(StartError::Connector)?;
+        let own = File::open("/proc/self/exe").and_then(measurement::hash_of)?;
+        let measurement = measurement::combine(own, Hash::of(&program));
+        let memory = in_memory(&program).map_err(StartError::Memory)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(std::io::Error::from)?;
+        let ended = start_launcher(theirs, memory)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
+        let driver = Self {
+            control: sys::watch(ours)?,
+        };
+        driver.try_out().await?;
+        let ended = async {
+            // A sender that is dropped says the same.
+            let _ = ended.await;
+        };
+        Ok((driver, ended, measurement))
+    }
+
+    /// One container, looked at from outside. The steps have said that they worked; this checks
+    /// that together they are what they should be.
+    async fn try_out(&self) -> Result<(), StartError> {
+        let parked = self
+            .prepare(&Class::default())
+            .await
+            .map_err(StartError::CannotIsolate)?;
+        let status = parked.process.status().ok_or(StartError::NotIsolated(
+            "the container's process ended at once",
+        ))?;
+        let line = |name: &str| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name));
+            value
+                .unwrap_or_default()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+        };
+        let empty = |name| matches!(line(name).as_slice(), ["0000000000000000"]);
+        let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+        let checks = [
+            (sets.into_iter().all(empty), "a capability is left"),
+            (line("NoNewPrivs:") == ["1"], "new privileges can be gained"),
+            (
+                line("Seccomp:") == ["2"],
+                "no system call filter is in force",
+            ),
+            (
+                line("NSpid:").last() == Some(&"1"),
+                "there is no new pid namespace",
+            ),
+        ];
+        let broken = checks.into_iter().find(|(holds, _)| !holds);
+        parked.process.end().await;
+        match broken {
+            Some((_, what)) => Err(StartError::NotIsolated(what)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Driver for Native {
+    type Parked = NativeParked;
+
+    async fn prepare(&self, class: &Class) -> Result<NativeParked, PrepareError> {
+        let preparing = async {
+            let (job, their_job) = StdStream::pair()?;
+            let (door, their_door) = StdStream::pair()?;
+            let (report, their_report) = StdStream::pair()?;
+            for stream in [&job, &door, &report] {
+                stream.set_nonblocking(true)?;
+            }
+            let order = Order {
+                limits: Limits::of(class),
+                job: their_job.into(),
+                door: their_door.into(),
+                report: their_report.into(),
+            };
+            let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
+            self.control.async_io(Interest::WRITABLE, send).await?;
+            // The container holds the only copies now: their end is its end.
+            drop(order);
+            let process = started(UnixStream::from_std(report)?).await?;
+            let streams = Streams {
+                job: UnixStream::from_std(job)?,
+                door: UnixStream::from_std(door)?,
+            };
+            Ok(NativeParked { streams, process })
+        };
+        match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {
+            Ok(Ok(parked)) => Ok(parked),
+            Ok(Err(error)) => {
+                let error: std::io::Error = error;
+                Err(PrepareError(error.to_string()))
+            }
+            Err(_) => Err(PrepareError("the launcher did not answer in time".into())),
+        }
+    }
+}
+
+/// Reads a report to its end.
+async fn started(report: UnixStream) -> std::io::Result<Process> {
+    let mut process = None;
+    let mut failed = None;
+    loop {
+        let next = || Ok(Report::receive(report.as_fd())?);
+        match report.async_io(Interest::READABLE, next).await? {
+            Report::Process(pidfd) => process = Some(Process(sys::watch(pidfd)?)),
+            Report::Failed(why) => failed = Some(why),
+            Report::End => break,
+        }
+    }
+    match (process, failed) {
+        (_, Some(why)) => Err(std::io::Error::other(why)),
+        (Some(process), None) => Ok(process),
+        (None, None) => Err(std::io::Error::other("the launcher ended")),
+    }
+}
+
+/// A container that waits for its job.
+#[derive(Debug)]
+pub struct NativeParked {
+    streams: Streams,
+    process: Process,
+}
+
+impl Parked for NativeParked {
+    async fn run(self, work: Work) -> JobOutcome {
+        let outcome = execution::run(self.streams, work).await;
+        self.process.end().await;
+        outcome
+    }
+}
+
+/// A container's first process; with it ends every other. Dropping kills it.
+#[derive(Debug)]
+struct Process(AsyncFd<OwnedFd>);
+
+impl Process {
+    /// Kills it and returns when it has ended.
+    async fn end(self) {
+        self.kill();
+        let wait = Duration::from_millis(END_MS_MAX);
+        if timeout(wait, self.0.readable()).await.is_err() {
+            crate::supervisor::log("a container did not end after SIGKILL");
+        }
+    }
+
+    fn kill(&self) {
+        // That it has ended already is as good.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+
+    /// What /proc says about it.
+    fn status(&self) -> Option<String> {
+        use std::os::fd::AsRawFd;
+        let info = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let info = std::fs::read_to_string(info).ok()?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        let pid: u32 = pid.trim().parse().ok()?;
+        std::fs::read_to_string(format!("/proc/{pid}/status")).ok()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The program as a sealed memory file: what was measured is what runs, whatever happens to the
+/// file. Nobody may read it, which makes the kernel keep what it becomes from being looked into.
+fn in_memory(program: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let sealing = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = match memfd_create("toani-connector", sealing | MemfdFlags::EXEC) {
+        // Before 6.3 all memory files can be executed, and the flag is unknown.
+        Err(Errno::INVAL) => memfd_create("toani-connector", sealing)?,
+        other => other?,
+    };
+    let mut file = File::from(memory);
+    file.write_all(program)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    fchmod(&file, Mode::XUSR | Mode::XGRP | Mode::XOTH)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// Starts the launcher on a thread that lives as long as it does: the launcher asks to be killed
+/// when the thread that started it ends.
+fn start_launcher(control: OwnedFd, memory: OwnedFd) -> std::io::Result<oneshot::Receiver<()>> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(LAUNCHER_MODE)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(control))
+        .stdout(Stdio::from(memory));
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("launcher".into())
+        .spawn(move || {
+            let child = command.spawn();
+            // Else our copies would keep the launcher's stream open.
+            drop(command);
+            match child {
+                Ok(mut child) => {
+                    let _ = child.wait();
+                }
+                Err(error) => crate::supervisor::log(&format!("no launcher: {error}")),
+            }
+            // The receiver may be gone, with the whole driver.
+            let _ = ended.send(());
+        })?;
+    Ok(end)
+}

@@ -1,0 +1,260 @@
+//! The launcher: a process with one thread and no secrets that starts containers.
+//!
+//! For each order it copies itself twice. The first copy enters new namespaces; the second is the
+//! first process in them, gives up everything else and becomes the connector. The kernel reaps
+//! both, and the supervisor holds a descriptor of the second, which no other process can become.
+
+use std::{
+    convert::Infallible,
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::Mode,
+    io::fcntl_dupfd_cloexec,
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    process::{
+        DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, getegid, geteuid, pivot_root,
+        set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask,
+    },
+    thread::{
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags,
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_capabilities_secure_bits, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
+};
+use seccompiler::BpfProgram;
+use toani_protocol::limits::EXECUTION_MS_MAX;
+
+use super::{
+    order::{Limits, Order, Report},
+    seccomp,
+    step::{At, Step, StepFailed},
+    sys::{self, Side},
+};
+
+/// Who the connector is, inside and, where we may choose, outside.
+const NOBODY: u32 = 65_534;
+/// Where the connector finds its door.
+const DOOR_FD: i32 = 3;
+/// From where it is executed; closed by that.
+const EXEC_FD: i32 = 4;
+/// Copies of descriptors go here while the low numbers are arranged.
+const SPARE_FD: i32 = 16;
+const OPEN_FILES_MAX: u64 = 32;
+/// Processor time, beyond the longest execution.
+const CPU_S_EXTRA: u64 = 5;
+
+struct Launcher {
+    control: OwnedFd,
+    connector: OwnedFd,
+    null: OwnedFd,
+    filter: BpfProgram,
+}
+
+/// The launcher's main: orders come on descriptor 0, the connector's program is descriptor 1.
+///
+/// # Errors
+/// What the launcher needs is not there.
+pub fn launcher() -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    sys::reap_children(true)?;
+    let launcher = Launcher {
+        control: rustix::stdio::stdin().try_clone_to_owned()?,
+        connector: rustix::stdio::stdout().try_clone_to_owned()?,
+        null: File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?
+            .into(),
+        filter: seccomp::filter(EXEC_FD)?,
+    };
+    while let Some(order) = Order::receive(launcher.control.as_fd())? {
+        match sys::clone(false).at(Step::Clone) {
+            Ok(Side::Caller(_)) => {}
+            Ok(Side::New) => {
+                launcher.start(order);
+                std::process::exit(1);
+            }
+            Err(failed) => Report::send_failure(order.report.as_fd(), failed),
+        }
+    }
+    Ok(())
+}
+
+impl Launcher {
+    /// Returns only to report that it failed.
+    fn start(&self, mut order: Order) {
+        // Where the report stands, the connector's descriptors may have to go.
+        let moved = fcntl_dupfd_cloexec(&order.report, SPARE_FD).at(Step::Descriptors);
+        let Err(failed) = moved.and_then(|report| {
+            order.report = report;
+            self.enter(&order)
+        });
+        Report::send_failure(order.report.as_fd(), failed);
+    }
+
+    /// The first copy: new namespaces, then the second copy.
+    fn enter(&self, order: &Order) -> Result<Infallible, StepFailed> {
+        become_nobody().at(Step::OutsideUser)?;
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        sys::unshare(UnshareFlags::NEWUSER).at(Step::UserNamespace)?;
+        map_user(user, group).at(Step::UserMap)?;
+        sys::unshare(
+            UnshareFlags::NEWNS
+                | UnshareFlags::NEWPID
+                | UnshareFlags::NEWNET
+                | UnshareFlags::NEWIPC
+                | UnshareFlags::NEWUTS
+                | UnshareFlags::NEWCGROUP,
+        )
+        .at(Step::Namespaces)?;
+        match sys::clone(true).at(Step::Clone)? {
+            Side::New => self.become_connector(order),
+            Side::Caller(process) => {
+                Report::send_process(order.report.as_fd(), &process).at(Step::Clone)?;
+                std::process::exit(0);
+            }
+        }
+    }
+
+    /// The second copy: process 1 of the container.
+    fn become_connector(&self, order: &Order) -> Result<Infallible, StepFailed> {
+        setsid().at(Step::Session)?;
+        // The supervisor kills the launcher by its own end, and that kills this process. Should
+        // the launcher have ended before this line, the job's stream ends instead.
+        set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Session)?;
+        sys::reap_children(false).at(Step::Session)?;
+        umask(Mode::from_raw_mode(0o077));
+        empty_root().at(Step::Root)?;
+        rustix::system::sethostname(b"sandbox").at(Step::HostName)?;
+        rustix::system::setdomainname(b"").at(Step::HostName)?;
+        self.arrange_descriptors(order).at(Step::Descriptors)?;
+        limit(order.limits).at(Step::Limits)?;
+        drop_capabilities().at(Step::Capabilities)?;
+        set_no_new_privs(true).at(Step::NoNewPrivileges)?;
+        seccompiler::apply_filter(&self.filter)
+            .map_err(|_| rustix::io::Errno::INVAL)
+            .at(Step::Filter)?;
+        Err(sys::execute(EXEC_FD, c"toani-connector")).at(Step::Exec)
+    }
+
+    /// 0 and 1 the job's stream, 2 nothing, 3 the door, 4 the program. The rest is closed by exec.
+    fn arrange_descriptors(&self, order: &Order) -> std::io::Result<()> {
+        let job = fcntl_dupfd_cloexec(&order.job, SPARE_FD)?;
+        let door = fcntl_dupfd_cloexec(&order.door, SPARE_FD)?;
+        let null = fcntl_dupfd_cloexec(&self.null, SPARE_FD)?;
+        let connector = fcntl_dupfd_cloexec(&self.connector, SPARE_FD)?;
+        sys::place(&job, 0, false)?;
+        sys::place(&job, 1, false)?;
+        sys::place(&null, 2, false)?;
+        sys::place(&door, DOOR_FD, false)?;
+        sys::place(&connector, EXEC_FD, true)?;
+        sys::close_on_exec_from(EXEC_FD.unsigned_abs())
+    }
+}
+
+/// As root: no groups, and user 65534 outside as well. A user namespace of root's would own root's
+/// files.
+fn become_nobody() -> rustix::io::Result<()> {
+    if geteuid().is_root() {
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
+        // Else /proc/self, where the maps are, belongs to root. There is no secret here yet.
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    }
+    Ok(())
+}
+
+/// One user and one group exist inside, and both are 65534.
+fn map_user(user: u32, group: u32) -> std::io::Result<()> {
+    write_to("/proc/self/setgroups", "deny")?;
+    write_to("/proc/self/uid_map", &format!("{NOBODY} {user} 1"))?;
+    write_to("/proc/self/gid_map", &format!("{NOBODY} {group} 1"))
+}
+
+fn write_to(path: &str, text: &str) -> std::io::Result<()> {
+    File::options()
+        .write(true)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
+/// A root with nothing in it, to which nothing can be added, and no way back to the old one.
+fn empty_root() -> rustix::io::Result<()> {
+    // Any folder that surely exists: it is only where the new root hangs until it is the root.
+    const HERE: &str = "/proc";
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(
+        "none",
+        HERE,
+        "tmpfs",
+        flags,
+        c"size=4k,nr_inodes=1,mode=0555",
+    )?;
+    chdir(HERE)?;
+    // With both the same, the old root ends up on top of the new one, and is taken off.
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}
+
+fn limit(limits: Limits) -> rustix::io::Result<()> {
+    let memory = limits.memory_bytes();
+    let cpu_s = u64::from(EXECUTION_MS_MAX / 1000).saturating_add(CPU_S_EXTRA);
+    for (resource, most) in [
+        // Not what it uses, but what it could: a memory limit proper needs a cgroup.
+        (Resource::As, memory),
+        (Resource::Data, memory),
+        (Resource::Nproc, limits.processes()),
+        (Resource::Nofile, OPEN_FILES_MAX),
+        (Resource::Cpu, cpu_s),
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Memlock, 0),
+        (Resource::Msgqueue, 0),
+        (Resource::Sigpending, 0),
+        (Resource::Rtprio, 0),
+    ] {
+        let rlimit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        setrlimit(resource, rlimit)?;
+    }
+    Ok(())
+}
+
+/// None in any set, none to be had again.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let bits = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    set_capabilities_secure_bits(bits)?;
+    for number in 0..u64::BITS {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            // Beyond the kernel's last one.
+            Err(rustix::io::Errno::INVAL) if number > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    clear_ambient_capability_set()?;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, none)
+}

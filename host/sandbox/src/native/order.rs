@@ -1,0 +1,159 @@
+//! Between supervisor and launcher: a seqpacket of orders, each with its descriptors, and for
+//! each order a stream on which the new container reports.
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
+};
+use toani_protocol::policy::Class;
+
+use super::step::{Step, StepFailed};
+
+/// Descriptors of an order: the job's stream, the door, the report.
+const ORDER_FDS: usize = 3;
+const MIB: u64 = 1024 * 1024;
+/// Below this not even the connector's program fits.
+const MEMORY_MIB_MIN: u32 = 32;
+const MEMORY_MIB_MAX: u32 = 4096;
+
+/// A container's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    memory_mib: u32,
+    processes: u32,
+}
+
+impl Limits {
+    pub(super) fn of(class: &Class) -> Self {
+        Self {
+            memory_mib: class.memory_mib.clamp(MEMORY_MIB_MIN, MEMORY_MIB_MAX),
+            processes: class.processes,
+        }
+    }
+
+    pub(super) fn memory_bytes(self) -> u64 {
+        u64::from(self.memory_mib) * MIB
+    }
+
+    pub(super) fn processes(self) -> u64 {
+        self.processes.into()
+    }
+}
+
+/// One container to start.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) limits: Limits,
+    pub(super) job: OwnedFd,
+    pub(super) door: OwnedFd,
+    pub(super) report: OwnedFd,
+}
+
+impl Order {
+    pub(super) fn send(&self, control: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        let Limits {
+            memory_mib,
+            processes,
+        } = self.limits;
+        let [a, b, c, d] = memory_mib.to_le_bytes();
+        let [e, f, g, h] = processes.to_le_bytes();
+        let fds = [self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
+        send(control, &[a, b, c, d, e, f, g, h], &fds)
+    }
+
+    /// `None` when the supervisor is gone.
+    pub(super) fn receive(control: BorrowedFd<'_>) -> rustix::io::Result<Option<Self>> {
+        let mut bytes = [0; 8];
+        let (length, fds) = receive(control, &mut bytes)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let Ok([job, door, report]) = <[OwnedFd; ORDER_FDS]>::try_from(fds) else {
+            return Err(Errno::PROTO);
+        };
+        Ok(Some(Self {
+            limits: Limits {
+                memory_mib: u32::from_le_bytes([a, b, c, d]),
+                processes: u32::from_le_bytes([e, f, g, h]),
+            },
+            job,
+            door,
+            report,
+        }))
+    }
+}
+
+/// What comes back on a report. Its end without a failure says that the container runs.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// A descriptor of the container's first process.
+    Process(OwnedFd),
+    Failed(StepFailed),
+    End,
+}
+
+impl Report {
+    pub(super) fn send_process(report: BorrowedFd<'_>, pidfd: &OwnedFd) -> rustix::io::Result<()> {
+        send(report, &[0; 5], &[pidfd.as_fd()])
+    }
+
+    pub(super) fn send_failure(report: BorrowedFd<'_>, failed: StepFailed) {
+        let [a, b, c, d] = failed.errno.raw_os_error().to_le_bytes();
+        // If nobody listens, nobody waits for this container.
+        let _ = send(report, &[failed.step.byte(), a, b, c, d], &[]);
+    }
+
+    pub(super) fn receive(report: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        let mut bytes = [0; 5];
+        let (length, mut fds) = receive(report, &mut bytes)?;
+        let [step, a, b, c, d] = bytes;
+        match (length, step, fds.pop()) {
+            (0, _, None) => Ok(Self::End),
+            (5, 0, Some(pidfd)) => Ok(Self::Process(pidfd)),
+            (5, _, None) => Ok(Self::Failed(StepFailed {
+                step: Step::from_byte(step).ok_or(Errno::PROTO)?,
+                errno: Errno::from_raw_os_error(i32::from_le_bytes([a, b, c, d])),
+            })),
+            _ => Err(Errno::PROTO),
+        }
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL);
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    let mut fds = Vec::with_capacity(ORDER_FDS);
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            fds.extend(some);
+        }
+    }
+    Ok((received.bytes, fds))
+}
