@@ -106,6 +106,28 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
 pub(crate) struct Files {
     records: File,
     mark: File,
+    _lock: Lock,
+}
+
+/// The lock on `records.log`. It is given back by name: closing the file would leave it with a
+/// child process that was forked at the same moment and has not begun to run its program.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    fn take(records: &File, path: &Path) -> Result<Self, OpenError> {
+        let file = records.try_clone().map_err(at("lock", path))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| OpenError::InUse(path.to_path_buf()))?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // At worst it stays until the process ends.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Storage for Files {
@@ -170,8 +192,7 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(at("make", folder))?;
     let path = folder.join(RECORDS);
     let mut records = open_file(&path)?;
-    rustix::fs::flock(&records, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| OpenError::InUse(path.clone()))?;
+    let lock = Lock::take(&records, &path)?;
     begin(&mut records, &path, folder)?;
 
     let mark_path = folder.join(DURABLE);
@@ -182,7 +203,11 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, OpenError> {
     let mut scan = Scan::new(read_mark(&bytes));
     scan.walk(&records, &path)?;
     let recovery = scan.repair(&mut records, &path)?;
-    let mut storage = Files { records, mark };
+    let mut storage = Files {
+        records,
+        mark,
+        _lock: lock,
+    };
     storage.mark(recovery.size);
     Ok(Opened {
         storage,

@@ -11,11 +11,11 @@ use toani_protocol::{Hash, TenantId, record::Record};
 /// The few fields of a leaf that the writer needs. Reading them costs a tenth of decoding the
 /// whole record and encoding it again, which the signature thread does.
 #[derive(Debug, Deserialize)]
-struct Fields {
+struct Fields<'a> {
     index: u64,
-    previous: Hash,
+    previous: &'a str,
     #[serde(default)]
-    tenant: Option<TenantId>,
+    tenant: Option<&'a str>,
 }
 
 /// One leaf with what places it.
@@ -31,12 +31,15 @@ pub(crate) struct Placed {
 impl Placed {
     /// `None` if this is no record.
     pub(crate) fn read(leaf: Vec<u8>) -> Option<Self> {
-        let fields: Fields = serde_json::from_slice(&leaf).ok()?;
+        let fields: Fields<'_> = serde_json::from_slice(&leaf).ok()?;
         Some(Self {
             hash: Record::hash_of(&leaf),
             index: fields.index,
-            previous: fields.previous,
-            tenant: fields.tenant,
+            previous: fields.previous.parse().ok()?,
+            tenant: match fields.tenant {
+                Some(tenant) => Some(TenantId::new(tenant).ok()?),
+                None => None,
+            },
             leaf,
         })
     }

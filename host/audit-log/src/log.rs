@@ -105,6 +105,7 @@ impl AuditLog {
             durable: sender,
             head,
             end,
+            buffer: Vec::new(),
         };
         let log = Self(Arc::new(Inner {
             shared,

@@ -102,6 +102,8 @@ pub(crate) struct Writer<S> {
     pub(crate) durable: watch::Sender<u64>,
     pub(crate) head: Hash,
     pub(crate) end: u64,
+    /// The batch as it is written. Kept, so that large batches do not fault in new pages.
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl<S: Storage> Writer<S> {
@@ -150,7 +152,8 @@ impl<S: Storage> Writer<S> {
 
     fn commit(&mut self, batch: Vec<Placed>) -> Result<(), Failure> {
         let durable = *self.durable.borrow();
-        let (mut bytes, mut places) = (Vec::new(), Vec::with_capacity(batch.len()));
+        let mut places = Vec::with_capacity(batch.len());
+        self.buffer.clear();
         let mut refused = None;
         for placed in batch {
             if placed.previous != self.head {
@@ -159,12 +162,12 @@ impl<S: Storage> Writer<S> {
             }
             self.head = placed.hash;
             places.push((self.end, placed.hash, placed.tenant));
-            frame::write(&mut bytes, placed.index, durable, &placed.leaf);
+            frame::write(&mut self.buffer, placed.index, durable, &placed.leaf);
             self.end += frame::bytes_of(placed.leaf.len());
         }
         if !places.is_empty() {
             self.storage
-                .append(&bytes)
+                .append(&self.buffer)
                 .map_err(|error| Failure::Write(error.to_string()))?;
             self.storage
                 .sync()
