@@ -1,6 +1,6 @@
 //! The decision: deny, ask people, or go. Pure and total.
 
-use alloc::{format, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 
 use serde_json::Value;
 use toani_protocol::{
@@ -256,7 +256,7 @@ fn uses(
         let whose = match quota.per {
             QuotaScope::Agent => format!("agent {}", request.agent),
             QuotaScope::Action => format!("action {}.{}", request.service, request.action),
-            QuotaScope::Policy => format!("policy"),
+            QuotaScope::Policy => String::from("policy"),
         };
         let amount = match &quota.measure {
             Measure::Count => 1,

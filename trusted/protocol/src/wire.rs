@@ -93,9 +93,10 @@ pub enum Command {
         tenant: TenantId,
         agent: AgentId,
     },
+    /// Voids the token of an action of this boot, issued or not.
     RevokeToken {
         tenant: TenantId,
-        jti: String,
+        action: ActionId,
     },
 
     /// Steps 3 to 5: decide about a canonical `ActionRequest`. Answer: [`Answer::Action`].
@@ -150,7 +151,12 @@ pub enum Command {
     },
     /// Time passes: waits end, refusals are written. Answer: [`Answer::Done`].
     Tick,
-    /// Signs a bundle's canonical index. Answer: [`Answer::Index`].
+    /// What a bundle of this tenant covers now; begins an export. Answer: [`Answer::Coverage`].
+    Cover {
+        tenant: TenantId,
+    },
+    /// Signs a bundle's canonical index over what [`Command::Cover`] answered.
+    /// Answer: [`Answer::Index`].
     SignIndex {
         index: Vec<u8>,
     },

@@ -1,0 +1,389 @@
+//! Steps 3 to 5: decide, ask people, issue a token.
+
+use alloc::{boxed::Box, format, string::String, vec::Vec};
+
+use rand_core::CryptoRng;
+use serde::Serialize;
+use toani_protocol::{
+    ActionId, AgentId, Hash, Reason, TenantId, Time,
+    approval::Statement,
+    canonical::{self, Json},
+    limits::{EVIDENCE_RETENTION_MS, TOKEN_LIFE_MS_MAX},
+    plan::{Plan, params_commitment},
+    policy::Tier,
+    record::{About, CredentialRef, RecordKind},
+    sign::{Label, Signed},
+    token::{self, Claims, ISSUER},
+    wire::{ActionState, ActionStatus, Answer, Effect, Read},
+};
+
+use crate::{
+    asked::{self, Asked},
+    life::{Action, Stage},
+    ready::Ready,
+    refusals::{self, Refusal},
+    tokens,
+};
+
+/// How long an action is remembered after it has ended, so that its agent can ask.
+const ENDED_ACTION_KEPT_MS: u64 = TOKEN_LIFE_MS_MAX;
+
+/// What of an action is kept sealed beside the log, for those who may be told later.
+#[derive(Serialize)]
+struct KeptParams<'a> {
+    action_id: &'a ActionId,
+    params: &'a Json,
+    params_nonce: Hash,
+    plan: &'a Plan,
+}
+
+/// Decides about a request.
+pub(crate) fn decide(
+    ready: &mut Ready,
+    asked: Result<Asked, Refusal>,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(refusal) => return Err(refusals::refuse(ready, refusal, now, out)?),
+    };
+    if refusals::exhausted(ready, &asked.request, now) {
+        return Err(Reason::RefusalBudget);
+    }
+    if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
+        return crate::redeem::earlier(used, asked.intent);
+    }
+    if let Some(id) = ready.life.by_key.get(&asked.idempotency).cloned() {
+        return again(ready, &id, &asked);
+    }
+    let request = asked.request.clone();
+    match allow(ready, asked, now, rng, out) {
+        Ok(status) => Ok(Answer::Action(status)),
+        Err(reason) => {
+            let refusal = Refusal::of(&request, reason, true);
+            Err(refusals::refuse(ready, refusal, now, out)?)
+        }
+    }
+}
+
+/// The same idempotency key again, in the same boot.
+fn again(ready: &Ready, id: &ActionId, asked: &Asked) -> Result<Answer, Reason> {
+    let action = ready.life.actions.get(id).ok_or(Reason::Internal)?;
+    if action.intent != asked.intent {
+        return Err(Reason::IdempotencyMismatch);
+    }
+    status(ready, id, action).map(Answer::Action)
+}
+
+fn allow(
+    ready: &mut Ready,
+    asked: Asked,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<ActionStatus, Reason> {
+    ready.chain.room(RecordKind::Allowed)?;
+    let (granted, credential_version) =
+        ready.granted(&asked.policy, &asked.request, asked.level, now)?;
+    let (plan_nonce, params_nonce) = (random_hash(rng), random_hash(rng));
+    let plan = toani_policy::render(&asked.policy, &asked.request, plan_nonce)?;
+    let (_, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
+    let params_hash = params_commitment(&params_nonce, &asked.request.params)
+        .map_err(|_| Reason::ParamsInvalid)?;
+    let mut random = [0; 16];
+    rng.fill_bytes(&mut random);
+    let id = ActionId::from_random(random);
+    let waits = granted.tier > Tier::Zero;
+    let life_ms = if waits {
+        u64::from(granted.wait_s).saturating_mul(1000)
+    } else {
+        TOKEN_LIFE_MS_MAX
+    };
+    let ends_at = now.plus_ms(life_ms);
+    let action = Action {
+        intent: asked.intent,
+        idempotency: asked.idempotency,
+        level: asked.level,
+        policy: asked.policy,
+        request: asked.request,
+        granted,
+        credential_version,
+        plan_hash,
+        plan_nonce,
+        params_hash,
+        params_nonce,
+        statement: None,
+        endorsements: Vec::new(),
+        stage: Stage::Waiting,
+        ends_at,
+    };
+    enter(ready, id, action, plan, now, rng, out)
+}
+
+/// Remembers an allowed action, with its statement or its token, and writes its record.
+fn enter(
+    ready: &mut Ready,
+    id: ActionId,
+    mut action: Action,
+    plan: Plan,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<ActionStatus, Reason> {
+    let kept = KeptParams {
+        action_id: &id,
+        params: &action.request.params,
+        params_nonce: action.params_nonce,
+        plan: &plan,
+    };
+    let kept = canonical::encode(&kept).map_err(|_| Reason::ParamsInvalid)?;
+    let kind = if action.granted.tier > Tier::Zero {
+        action.statement = Some(statement_of(ready, &id, &action, plan, now)?);
+        RecordKind::Waiting
+    } else {
+        action.stage = Stage::Granted(Box::new(claims(ready, &id, &action, None, now, rng)));
+        RecordKind::Allowed
+    };
+    // The statement holds all that the params' blob would.
+    let kept = action.statement.as_ref().map_or(kept, |(bytes, _)| bytes.clone());
+    let sealed = ready
+        .keys
+        .seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)
+        .map_err(|_| Reason::Internal)?;
+    let user = ready.user_hash(&action.request.tenant, &action.request.user, now, rng, out)?;
+    let blob = Some(Hash::of(&sealed));
+    let jti = match &action.stage {
+        Stage::Granted(claims) => Some(token::jti_hash(&claims.jti)),
+        _ => None,
+    };
+    let about = About { user: Some(user), blob, jti, ..about(ready, &id, &action) };
+    ready.life.insert(id.clone(), action)?;
+    out.push(Effect::PutBlob {
+        bytes: sealed,
+        delete_after: Some(now.plus_ms(EVIDENCE_RETENTION_MS)),
+    });
+    ready.write(now, kind, about, None, out)?;
+    let action = ready.life.actions.get(&id).ok_or(Reason::Internal)?;
+    status(ready, &id, action)
+}
+
+/// What every record of an action says.
+pub(crate) fn about(ready: &Ready, id: &ActionId, action: &Action) -> About {
+    let request = &action.request;
+    let credential = action.granted.credential.as_ref().zip(action.credential_version);
+    let rules = &action.policy.policy().credentials;
+    About {
+        tenant: Some(request.tenant.clone()),
+        action_id: Some(id.clone()),
+        agent: Some(request.agent.clone()),
+        service: Some(request.service.clone()),
+        action: Some(request.action.clone()),
+        params: Some(action.params_hash),
+        plan: Some(action.plan_hash),
+        policy: Some(action.policy.reference()),
+        credential: credential.and_then(|(id, version)| {
+            let owner = rules.get(id)?.owner;
+            Some(CredentialRef { owner, id: id.clone(), version })
+        }),
+        tier: Some(action.granted.tier),
+        assurance: Some(ready.assurance(action.level)),
+        ..About::default()
+    }
+}
+
+fn statement_of(
+    ready: &Ready,
+    id: &ActionId,
+    action: &Action,
+    plan: Plan,
+    now: Time,
+) -> Result<(Vec<u8>, Hash), Reason> {
+    let request = &action.request;
+    let statement = Statement {
+        instance: ready.instance,
+        boot: ready.boot().clone(),
+        action_id: id.clone(),
+        tenant: request.tenant.clone(),
+        agent: request.agent.clone(),
+        user: request.user.clone(),
+        service: request.service.clone(),
+        action: request.action.clone(),
+        params: request.params.clone(),
+        plan,
+        policy: action.policy.reference(),
+        tier: action.granted.tier,
+        approvers: action.granted.approvers.clone(),
+        threshold: action.granted.threshold,
+        issued_at: now,
+        expires_at: action.ends_at,
+    };
+    let bytes = canonical::encode(&statement).map_err(|_| Reason::Internal)?;
+    let hash = Statement::hash_of(&bytes);
+    let signed = Signed::by(&ready.keys.chain, Label::Statement, statement)
+        .and_then(|signed| canonical::encode(&signed));
+    signed.map(|signed| (signed, hash)).map_err(|_| Reason::Internal)
+}
+
+/// The claims of the action's token.
+pub(crate) fn claims(
+    ready: &Ready,
+    id: &ActionId,
+    action: &Action,
+    confirmed: Option<Hash>,
+    now: Time,
+    rng: &mut impl CryptoRng,
+) -> Claims {
+    let request = &action.request;
+    let policy = action.policy.policy();
+    Claims {
+        jti: tokens::new_jti(rng),
+        iss: String::from(ISSUER),
+        sub: format!("{}:{}:{}", request.tenant, request.agent, request.user),
+        iat: now,
+        exp: now.plus_ms(TOKEN_LIFE_MS_MAX).min(policy.expires),
+        boot: ready.boot().clone(),
+        action_id: id.clone(),
+        policy_id: policy.id.clone(),
+        policy_version: policy.version,
+        service: request.service.clone(),
+        action: request.action.clone(),
+        params_hash: action.params_hash,
+        plan_hash: action.plan_hash,
+        plan_nonce: action.plan_nonce,
+        credential_version: action.credential_version,
+        risk_tier: action.granted.tier,
+        hitl_confirmed: confirmed.is_some(),
+        hitl_confirmed_at: confirmed.map(|_| now),
+        hitl_proof: confirmed,
+        tee_mrenclave: ready.standing.mrenclave,
+    }
+}
+
+/// What an action has become, with its token if there is one.
+pub(crate) fn status(
+    ready: &Ready,
+    id: &ActionId,
+    action: &Action,
+) -> Result<ActionStatus, Reason> {
+    let request = &action.request;
+    let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    let state = match &action.stage {
+        Stage::Waiting => ActionState::Pending {
+            approved: count(action.endorsements.len()),
+            threshold: action.granted.threshold,
+            expires: action.ends_at,
+        },
+        Stage::Granted(claims) => ActionState::Token {
+            token: tokens::seal(ready, claims, &request.tenant, &request.agent)?,
+            expires: claims.exp,
+        },
+        Stage::Denied(reason) => ActionState::Denied { reason: *reason },
+        Stage::Executed(execution) => ActionState::Executed { execution: execution.clone() },
+    };
+    Ok(ActionStatus { action: id.clone(), state })
+}
+
+#[derive(Debug)]
+pub(crate) struct CheckedPoll {
+    action: ActionId,
+    tenant: TenantId,
+    agent: AgentId,
+}
+
+pub(crate) fn check_poll(
+    ready: &Ready,
+    action: ActionId,
+    read: &Read,
+    now: Time,
+) -> Result<CheckedPoll, Reason> {
+    let (tenant, agent) = asked::check_read(ready, read, action.as_str(), now)?;
+    Ok(CheckedPoll { action, tenant, agent })
+}
+
+pub(crate) fn poll(
+    ready: &mut Ready,
+    checked: &CheckedPoll,
+    now: Time,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    expire(ready, now, out)?;
+    let action = ready.life.actions.get(&checked.action).ok_or(Reason::ActionNotFound)?;
+    if action.request.tenant != checked.tenant || action.request.agent != checked.agent {
+        return Err(Reason::ActionNotFound);
+    }
+    status(ready, &checked.action, action).map(Answer::Action)
+}
+
+/// The statement of an action that waits.
+pub(crate) fn statement(ready: &Ready, id: &ActionId) -> Result<Answer, Reason> {
+    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
+    let (statement, _) = action.statement.as_ref().ok_or(Reason::ApprovalNotOpen)?;
+    Ok(Answer::Statement { statement: statement.clone() })
+}
+
+/// Ends a wait or voids a token.
+pub(crate) fn deny(
+    ready: &mut Ready,
+    id: &ActionId,
+    reason: Reason,
+    kind: RecordKind,
+    now: Time,
+    out: &mut Vec<Effect>,
+) -> Result<(), Reason> {
+    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
+    let about = About { reason: Some(reason), ..about(ready, id, action) };
+    ready.write(now, kind, about, None, out)?;
+    if let Some(action) = ready.life.actions.get_mut(id) {
+        action.stage = Stage::Denied(reason);
+    }
+    ready.life.move_end(id, now.plus_ms(ENDED_ACTION_KEPT_MS));
+    Ok(())
+}
+
+/// Voids the token of an action, issued or still to be issued.
+pub(crate) fn revoke_token(
+    ready: &mut Ready,
+    tenant: TenantId,
+    id: &ActionId,
+    now: Time,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
+    let open = matches!(action.stage, Stage::Waiting | Stage::Granted(_));
+    if action.request.tenant != tenant || !open {
+        return Err(Reason::ActionNotFound);
+    }
+    deny(ready, id, Reason::TokenRevoked, RecordKind::TokenRevoked, now, out)?;
+    Ok(Answer::Done)
+}
+
+/// Waits that took too long are denials; what ended long ago is forgotten. In bounded steps: the
+/// host calls again.
+pub(crate) fn expire(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<(), Reason> {
+    const AT_ONCE_MAX: usize = 256;
+    for _ in 0..AT_ONCE_MAX {
+        let Some((ends_at, id)) = ready.life.ends.first().cloned() else { break };
+        if now < ends_at {
+            break;
+        }
+        let waits = ready
+            .life
+            .actions
+            .get(&id)
+            .is_some_and(|action| matches!(action.stage, Stage::Waiting));
+        if waits {
+            deny(ready, &id, Reason::ApprovalExpired, RecordKind::Denied, now, out)?;
+        } else {
+            ready.life.remove(&id);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn random_hash(rng: &mut impl CryptoRng) -> Hash {
+    let mut bytes = [0; 32];
+    rng.fill_bytes(&mut bytes);
+    Hash::new(bytes)
+}

@@ -1,0 +1,149 @@
+//! Approvals: each person's signature over one statement, counted by person.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use rand_core::CryptoRng;
+use toani_protocol::{
+    ActionId, Hash, Reason, Time,
+    approval::{ApprovalProof, Evidence, Verdict},
+    assurance::ApprovalLevel,
+    canonical,
+    limits::EVIDENCE_RETENTION_MS,
+    policy::ApproverKey,
+    record::{About, RecordKind},
+    token,
+    wire::{Answer, ApprovalStatus, Effect},
+};
+
+use crate::{
+    actions,
+    life::{Action, Endorsement, Stage},
+    ready::Ready,
+    webauthn,
+};
+
+/// Evidence whose signature holds for this statement.
+#[derive(Debug)]
+pub(crate) struct CheckedApproval {
+    evidence: Evidence,
+    level: ApprovalLevel,
+}
+
+pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<CheckedApproval, Reason> {
+    let evidence = Evidence::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
+    let action = ready.life.actions.get(&evidence.action_id).ok_or(Reason::ActionNotFound)?;
+    if !matches!(action.stage, Stage::Waiting) {
+        return Err(Reason::ApprovalNotOpen);
+    }
+    if now >= action.ends_at {
+        return Err(Reason::ApprovalExpired);
+    }
+    let level = verify(action, &evidence).ok_or(Reason::ApprovalEvidence)?;
+    Ok(CheckedApproval { evidence, level })
+}
+
+/// The level of this person's signature, if it counts.
+fn verify(action: &Action, evidence: &Evidence) -> Option<ApprovalLevel> {
+    let granted = &action.granted;
+    if !granted.approvers.contains(&evidence.person) {
+        return None;
+    }
+    let person = action.policy.policy().persons.get(&evidence.person)?;
+    let key = person.keys.iter().find(|key| **key == evidence.key)?;
+    let level = toani_policy::key_level(key, granted.tier)?;
+    if level < granted.least_approval {
+        return None;
+    }
+    let (_, statement) = action.statement.as_ref()?;
+    let label = evidence.verdict.label();
+    match (key, &evidence.proof) {
+        (ApproverKey::Ed25519(key), ApprovalProof::Ed25519(signature)) => {
+            key.verify(label, statement.as_bytes(), signature).ok()?;
+        }
+        (ApproverKey::Passkey(passkey), ApprovalProof::Webauthn(assertion)) => {
+            let challenge = evidence.verdict.challenge(statement);
+            webauthn::verify(assertion, passkey, &challenge, granted.tier).ok()?;
+        }
+        _ => return None,
+    }
+    Some(level)
+}
+
+pub(crate) fn apply(
+    ready: &mut Ready,
+    checked: CheckedApproval,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    let id = checked.evidence.action_id.clone();
+    let action = ready.life.actions.get_mut(&id).ok_or(Reason::ActionNotFound)?;
+    // Others may have answered since the check.
+    if !matches!(action.stage, Stage::Waiting) || now >= action.ends_at {
+        return Err(Reason::ApprovalNotOpen);
+    }
+    if checked.evidence.verdict == Verdict::Deny {
+        actions::deny(ready, &id, Reason::ApprovalDenied, RecordKind::Denied, now, out)?;
+        return Ok(Answer::Approval { status: ApprovalStatus::Denied });
+    }
+    let person = &checked.evidence.person;
+    if action.endorsements.iter().any(|there| there.person == *person) {
+        return Err(Reason::ApprovalTwice);
+    }
+    action.endorsements.push(Endorsement {
+        person: person.clone(),
+        level: checked.level,
+        evidence: checked.evidence,
+    });
+    let approved = u8::try_from(action.endorsements.len()).unwrap_or(u8::MAX);
+    let threshold = action.granted.threshold;
+    if approved < threshold {
+        let action = ready.life.actions.get(&id).ok_or(Reason::Internal)?;
+        let about = actions::about(ready, &id, action);
+        ready.write(now, RecordKind::Endorsed, about, None, out)?;
+        return Ok(Answer::Approval { status: ApprovalStatus::Counted { approved, threshold } });
+    }
+    approve(ready, &id, now, rng, out)?;
+    Ok(Answer::Approval { status: ApprovalStatus::Approved })
+}
+
+/// Enough persons approved: keeps their evidence and readies the token.
+fn approve(
+    ready: &mut Ready,
+    id: &ActionId,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<(), Reason> {
+    let action = ready.life.actions.get(id).ok_or(Reason::Internal)?;
+    let evidence: Vec<&Evidence> =
+        action.endorsements.iter().map(|endorsement| &endorsement.evidence).collect();
+    let evidence = canonical::encode(&evidence).map_err(|_| Reason::Internal)?;
+    let proof = Hash::of_labelled("toani/v1/hitl-proof", &evidence);
+    let sealed = ready
+        .keys
+        .seal(&[b"toani/v1/evidence", id.as_str().as_bytes()], &evidence)
+        .map_err(|_| Reason::Internal)?;
+    let claims = actions::claims(ready, id, action, Some(proof), now, rng);
+    let about = About {
+        hitl_proof: Some(proof),
+        blob: Some(Hash::of(&sealed)),
+        jti: Some(token::jti_hash(&claims.jti)),
+        ..actions::about(ready, id, action)
+    };
+    let delete_after = Some(now.plus_ms(EVIDENCE_RETENTION_MS));
+    out.push(Effect::PutBlob { bytes: sealed, delete_after });
+    ready.write(now, RecordKind::Approved, about, None, out)?;
+    let ends_at = claims.exp;
+    if let Some(action) = ready.life.actions.get_mut(id) {
+        action.stage = Stage::Granted(Box::new(claims));
+    }
+    ready.life.move_end(id, ends_at);
+    Ok(())
+}
+
+/// The weakest approval that counted.
+pub(crate) fn level(action: &Action) -> ApprovalLevel {
+    let levels = action.endorsements.iter().map(|endorsement| endorsement.level);
+    levels.min().unwrap_or(ApprovalLevel::None)
+}

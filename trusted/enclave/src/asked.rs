@@ -1,0 +1,147 @@
+//! Who asks, and for what: step 3 before the policy is heard.
+
+use alloc::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use toani_policy::VerifiedPolicy;
+use toani_protocol::{
+    AgentId, BootId, Hash, Reason, TenantId, Time,
+    assurance::AgentLevel,
+    canonical,
+    limits::{CLOCK_SKEW_MS_MAX, REQUEST_LIFE_MS_MAX},
+    policy::{AgentKey, api_key_hash},
+    request::{ActionRequest, AgentProof, ReadRequest},
+    sign::Label,
+    wire::Read,
+};
+
+use crate::{ready::Ready, refusals::Refusal};
+
+/// A request that is well-formed, in time, for this instance and boot, and its agent's own.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: ActionRequest,
+    pub(crate) policy: Arc<VerifiedPolicy>,
+    pub(crate) level: AgentLevel,
+    pub(crate) intent: Hash,
+    /// Keyed hash over tenant, agent and idempotency key.
+    pub(crate) idempotency: Hash,
+}
+
+/// Checks a canonical `ActionRequest`.
+pub(crate) fn check(
+    ready: &Ready,
+    bytes: &[u8],
+    proof: &AgentProof,
+    now: Time,
+) -> Result<Asked, Refusal> {
+    let Ok(request) = ActionRequest::decode(bytes) else {
+        return Err(Refusal::anonymous(Reason::RequestMalformed));
+    };
+    let refuse = |reason, authentic| Refusal::of(&request, reason, authentic);
+    let (policy, level) = authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
+        key.verify(Label::Request, bytes, signature).is_ok()
+    })
+    .map_err(|reason| refuse(reason, false))?;
+    let span = (request.issued_at, request.expires_at);
+    in_time(ready, &request.instance, &request.boot, span, now).map_err(|r| refuse(r, true))?;
+    let intent = request.intent().map_err(|_| refuse(Reason::RequestMalformed, true))?;
+    let whose: [&[u8]; 3] = [
+        request.tenant.as_str().as_bytes(),
+        request.agent.as_str().as_bytes(),
+        request.idempotency_key.as_bytes(),
+    ];
+    let idempotency =
+        ready.keys.idempotency_hash(&whose).map_err(|_| refuse(Reason::Internal, true))?;
+    Ok(Asked { request, policy, level, intent, idempotency })
+}
+
+/// Checks who reads `id`.
+pub(crate) fn check_read(
+    ready: &Ready,
+    read: &Read,
+    id: &str,
+    now: Time,
+) -> Result<(TenantId, AgentId), Reason> {
+    match read {
+        Read::ApiKey { tenant, agent, key } => {
+            let proof = AgentProof::ApiKey(key.clone());
+            authenticate(ready, tenant, agent, &proof, |_, _| false)?;
+            Ok((tenant.clone(), agent.clone()))
+        }
+        Read::Signed { request: bytes, proof } => {
+            let request = ReadRequest::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
+            authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
+                key.verify(Label::Read, bytes, signature).is_ok()
+            })?;
+            let span = (request.issued_at, request.expires_at);
+            in_time(ready, &request.instance, &request.boot, span, now)?;
+            if request.id != id {
+                return Err(Reason::RequestMalformed);
+            }
+            Ok((request.tenant, request.agent))
+        }
+    }
+}
+
+/// Finds the agent's one active policy and verifies the proof under the key that it lists.
+fn authenticate(
+    ready: &Ready,
+    tenant: &TenantId,
+    agent: &AgentId,
+    proof: &AgentProof,
+    verify: impl Fn(&toani_protocol::sign::Signature, &toani_protocol::sign::PublicKey) -> bool,
+) -> Result<(Arc<VerifiedPolicy>, AgentLevel), Reason> {
+    let tenant = ready.state.tenants.get(tenant).ok_or(Reason::TenantUnknown)?;
+    let slot = tenant.policy_of(agent).ok_or(Reason::AgentUnknown)?;
+    let policy = slot.body.as_ref().ok_or(Reason::PolicyUnavailable)?;
+    let listed = policy.policy().agents.get(agent).ok_or(Reason::AgentUnknown)?;
+    let (proven, level) = match (&listed.key, proof) {
+        (AgentKey::Ed25519(key), AgentProof::Signature(signature)) => {
+            (verify(signature, key), AgentLevel::Signed)
+        }
+        (AgentKey::ApiKey(hash), AgentProof::ApiKey(key)) => {
+            let same = api_key_hash(key.as_bytes()).as_bytes().ct_eq(hash.as_bytes());
+            (bool::from(same), AgentLevel::Gateway)
+        }
+        _ => (false, AgentLevel::Gateway),
+    };
+    if !proven {
+        return Err(Reason::AgentProof);
+    }
+    if tenant.revoked_agents.get(agent) == Some(&key_hash(&listed.key)?) {
+        return Err(Reason::AgentRevoked);
+    }
+    if slot.revoked {
+        return Err(Reason::PolicyRevoked);
+    }
+    Ok((policy.clone(), level))
+}
+
+/// Names an agent's key in a revocation.
+pub(crate) fn key_hash(key: &AgentKey) -> Result<Hash, Reason> {
+    let bytes = canonical::encode(key).map_err(|_| Reason::Internal)?;
+    Ok(Hash::of_labelled("toani/v1/agent-key", &bytes))
+}
+
+fn in_time(
+    ready: &Ready,
+    instance: &Hash,
+    boot: &BootId,
+    (issued_at, expires_at): (Time, Time),
+    now: Time,
+) -> Result<(), Reason> {
+    if *instance != ready.instance {
+        return Err(Reason::RequestInstance);
+    }
+    if boot != ready.boot() {
+        return Err(Reason::RequestBoot);
+    }
+    if expires_at.ms_since(issued_at) > REQUEST_LIFE_MS_MAX || expires_at <= issued_at {
+        return Err(Reason::RequestLife);
+    }
+    if issued_at > now.plus_ms(CLOCK_SKEW_MS_MAX) {
+        return Err(Reason::RequestNotYetValid);
+    }
+    if now >= expires_at { Err(Reason::RequestExpired) } else { Ok(()) }
+}

@@ -1,0 +1,315 @@
+//! The key hierarchy.
+//!
+//! ```text
+//! L0  the platform's sealing key        wraps L1; never leaves the platform
+//! L1  32 random bytes, born once        root of the instance, under its manifest's hash
+//! L2  HKDF(L1; tenant, namespace)       one per part of a tenant's vault
+//! L3  HKDF(L2; salt, credential, ver.)  one per version of a credential, used for one encryption
+//! ```
+//!
+//! Every derivation is HKDF-SHA-256 with an info string of length-prefixed fields that begins with
+//! its purpose and the instance's id.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use aes_gcm::{
+    Aes256Gcm, Key, KeyInit, Nonce, Tag,
+    aead::{AeadInOut, inout::InOutBuf},
+};
+use ed25519_dalek::SigningKey;
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
+use hpke::{Deserializable, Kem, kem::X25519HkdfSha256};
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use toani_protocol::{BootId, Hash, Namespace, TenantId, sign::PublicKey};
+
+use crate::secret::{Guarded, Secret};
+
+pub(crate) const TAG_BYTES: usize = 16;
+pub(crate) const NONCE_BYTES: usize = 12;
+
+/// A key or ciphertext that does not do what it should. Says nothing about why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a cryptographic operation failed")]
+pub(crate) struct CryptoError;
+
+/// What the enclave runs on.
+pub trait Platform: Send + Sync {
+    /// L0: the same for the same measurement on the same machine, and for no other.
+    fn sealing_key(&self) -> Secret<32>;
+
+    /// What is measured: MRENCLAVE, or what stands in for it.
+    fn measurement(&self) -> Hash;
+}
+
+/// Length-prefixes each field, so that no two lists of fields give the same bytes.
+pub(crate) fn fields(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    for part in parts {
+        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+/// One step of HKDF-SHA-256.
+pub(crate) fn derive<const N: usize>(
+    key: &[u8],
+    salt: &[u8],
+    info: &[&[u8]],
+) -> Result<Secret<N>, CryptoError> {
+    let mut out = Secret::zeroed();
+    Hkdf::<Sha256>::new(Some(salt), key)
+        .expand(&fields(info), out.bytes_mut())
+        .map_err(|_| CryptoError)?;
+    Ok(out)
+}
+
+/// AES-256-GCM of `plaintext`: ciphertext and tag. The caller never repeats a nonce under a key.
+pub(crate) fn encrypt(
+    key: &[u8; 32],
+    nonce: &[u8; NONCE_BYTES],
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    let mut out = alloc::vec![0; plaintext.len()];
+    out.reserve_exact(TAG_BYTES);
+    let buffer = InOutBuf::new(plaintext, &mut out).map_err(|_| CryptoError)?;
+    let tag = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
+        .encrypt_inout_detached(&Nonce::from(*nonce), aad, buffer)
+        .map_err(|_| CryptoError)?;
+    out.extend_from_slice(&tag);
+    Ok(out)
+}
+
+/// The inverse of [`encrypt`], into `out`, which is as long as the plaintext.
+pub(crate) fn decrypt_into(
+    key: &[u8; 32],
+    nonce: &[u8; NONCE_BYTES],
+    aad: &[u8],
+    sealed: &[u8],
+    out: &mut [u8],
+) -> Result<(), CryptoError> {
+    let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
+    let buffer = InOutBuf::new(body, out).map_err(|_| CryptoError)?;
+    Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
+        .decrypt_inout_detached(&Nonce::from(*nonce), aad, buffer, &Tag::from(*tag))
+        .map_err(|_| CryptoError)
+}
+
+/// The inverse of [`encrypt`].
+pub(crate) fn decrypt(
+    key: &[u8; 32],
+    nonce: &[u8; NONCE_BYTES],
+    aad: &[u8],
+    sealed: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    let mut out = alloc::vec![0; sealed.len().saturating_sub(TAG_BYTES)];
+    decrypt_into(key, nonce, aad, sealed, &mut out)?;
+    Ok(out)
+}
+
+/// L1, and the instance that it is the root of.
+#[derive(Debug)]
+pub(crate) struct Root {
+    key: Secret<32>,
+    instance: Hash,
+}
+
+/// L1 wrapped under L0.
+#[derive(Serialize, Deserialize)]
+struct SealedRoot {
+    format: u8,
+    epoch: u32,
+    nonce: [u8; NONCE_BYTES],
+    ciphertext: Vec<u8>,
+}
+
+/// L1's epoch: it grows with every new root of one instance, which there is none of yet.
+const EPOCH: u32 = 1;
+
+impl Root {
+    /// A new root.
+    pub(crate) fn born(instance: Hash, rng: &mut impl CryptoRng) -> Self {
+        Self { key: Secret::filled(|bytes| rng.fill_bytes(bytes)), instance }
+    }
+
+    /// Wraps under L0. The manifest's hash is in the AAD: under another manifest it does not open.
+    pub(crate) fn seal(
+        &self,
+        platform: &dyn Platform,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<u8>, CryptoError> {
+        let mut nonce = [0; NONCE_BYTES];
+        rng.fill_bytes(&mut nonce);
+        let aad = root_aad(&self.instance, EPOCH);
+        let ciphertext =
+            encrypt(platform.sealing_key().bytes(), &nonce, &aad, self.key.bytes())?;
+        let sealed = SealedRoot { format: 1, epoch: EPOCH, nonce, ciphertext };
+        postcard::to_allocvec(&sealed).map_err(|_| CryptoError)
+    }
+
+    /// Opens a wrapped root under this manifest.
+    pub(crate) fn open(
+        platform: &dyn Platform,
+        instance: Hash,
+        sealed: &[u8],
+    ) -> Result<Self, CryptoError> {
+        let sealed: SealedRoot = postcard::from_bytes(sealed).map_err(|_| CryptoError)?;
+        if sealed.format != 1 || sealed.epoch != EPOCH {
+            return Err(CryptoError);
+        }
+        let aad = root_aad(&instance, sealed.epoch);
+        let mut key = Secret::zeroed();
+        let wrapping = platform.sealing_key();
+        decrypt_into(wrapping.bytes(), &sealed.nonce, &aad, &sealed.ciphertext, key.bytes_mut())?;
+        Ok(Self { key, instance })
+    }
+
+    fn derive<const N: usize>(
+        &self,
+        purpose: &str,
+        parts: &[&[u8]],
+    ) -> Result<Secret<N>, CryptoError> {
+        let mut info: Vec<&[u8]> = alloc::vec![purpose.as_bytes(), self.instance.as_bytes()];
+        info.extend_from_slice(parts);
+        derive(self.key.bytes(), b"", &info)
+    }
+
+    /// L2: one part of a tenant's vault.
+    pub(crate) fn vault(
+        &self,
+        tenant: &TenantId,
+        namespace: &Namespace,
+    ) -> Result<Secret<32>, CryptoError> {
+        let parts: [&[u8]; 3] =
+            [tenant.as_str().as_bytes(), namespace.as_str().as_bytes(), &EPOCH.to_be_bytes()];
+        self.derive("toani/v1/l2", &parts)
+    }
+
+    /// Wraps a tenant's salts.
+    pub(crate) fn salts(&self, tenant: &TenantId) -> Result<Secret<32>, CryptoError> {
+        self.derive("toani/v1/salts", &[tenant.as_str().as_bytes(), &EPOCH.to_be_bytes()])
+    }
+
+    /// Seals what one boot gives to the host to keep.
+    pub(crate) fn boot_seal(&self, boot: &BootId) -> Result<Secret<32>, CryptoError> {
+        self.derive("toani/v1/seal", &[boot.as_str().as_bytes()])
+    }
+}
+
+fn root_aad(instance: &Hash, epoch: u32) -> Vec<u8> {
+    fields(&[b"toani/v1/root", instance.as_bytes(), &epoch.to_be_bytes()])
+}
+
+/// The intake key: credentials are sealed to it.
+pub(crate) type IntakeKey = <X25519HkdfSha256 as Kem>::PrivateKey;
+
+/// The keys of one boot.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) root: Root,
+    pub(crate) boot: BootId,
+    pub(crate) chain: Guarded<SigningKey>,
+    pub(crate) chain_public: PublicKey,
+    intake: IntakeHolder,
+    /// Action Tokens: only the same measurement, in the same life, opens them.
+    pub(crate) token: Secret<32>,
+    idempotency: Secret<32>,
+    seal: Secret<32>,
+    sealed: AtomicU64,
+}
+
+/// Keeps the HPKE key's bytes where secrets are kept.
+#[derive(Debug)]
+struct IntakeHolder {
+    secret: Secret<32>,
+    public: [u8; 32],
+}
+
+impl Keys {
+    pub(crate) fn derive(root: Root, boot: BootId, measurement: Hash) -> Result<Self, CryptoError> {
+        let chain_seed: Secret<32> = root.derive("toani/v1/chain", &[])?;
+        let chain = Guarded::new(SigningKey::from_bytes(chain_seed.bytes()));
+        let chain_public = PublicKey::of(&chain);
+        let seed: Secret<32> = root.derive("toani/v1/intake", &[])?;
+        let (private, public) = X25519HkdfSha256::derive_keypair(seed.bytes());
+        let intake = IntakeHolder {
+            secret: Secret::filled(|bytes| {
+                hpke::Serializable::write_exact(&private, bytes.as_mut_slice());
+            }),
+            public: hpke::Serializable::to_bytes(&public).into(),
+        };
+        let token = root.derive(
+            "toani/v1/token",
+            &[measurement.as_bytes(), boot.as_str().as_bytes()],
+        )?;
+        let idempotency = root.derive("toani/v1/idempotency", &[])?;
+        let seal = root.boot_seal(&boot)?;
+        let sealed = AtomicU64::new(0);
+        Ok(Self { root, boot, chain, chain_public, intake, token, idempotency, seal, sealed })
+    }
+
+    pub(crate) fn intake_public(&self) -> [u8; 32] {
+        self.intake.public
+    }
+
+    pub(crate) fn intake_private(&self) -> Result<IntakeKey, CryptoError> {
+        IntakeKey::from_bytes(self.intake.secret.bytes()).map_err(|_| CryptoError)
+    }
+
+    /// A keyed hash: tells the host nothing about what was hashed.
+    pub(crate) fn idempotency_hash(&self, parts: &[&[u8]]) -> Result<Hash, CryptoError> {
+        keyed_hash(self.idempotency.bytes(), parts)
+    }
+
+    /// Seals bytes for the host to keep. `purpose` and `about` must be given again to open them.
+    pub(crate) fn seal(&self, about: &[&[u8]], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        // One key per boot and a counter: a nonce is never used twice, whatever the host rolls back.
+        let counter = self.sealed.fetch_add(1, Ordering::Relaxed);
+        let ciphertext = encrypt(self.seal.bytes(), &counter_nonce(counter), &fields(about), plaintext)?;
+        let blob = SealedBlob { format: 1, boot: self.boot.clone(), counter, ciphertext };
+        postcard::to_allocvec(&blob).map_err(|_| CryptoError)
+    }
+
+    /// Opens what this or an earlier boot sealed.
+    pub(crate) fn open(&self, about: &[&[u8]], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let blob: SealedBlob = postcard::from_bytes(sealed).map_err(|_| CryptoError)?;
+        if blob.format != 1 {
+            return Err(CryptoError);
+        }
+        let nonce = counter_nonce(blob.counter);
+        if blob.boot == self.boot {
+            return decrypt(self.seal.bytes(), &nonce, &fields(about), &blob.ciphertext);
+        }
+        let key = self.root.boot_seal(&blob.boot)?;
+        decrypt(key.bytes(), &nonce, &fields(about), &blob.ciphertext)
+    }
+}
+
+/// HMAC-SHA-256 over length-prefixed parts.
+pub(crate) fn keyed_hash(key: &[u8; 32], parts: &[&[u8]]) -> Result<Hash, CryptoError> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).map_err(|_| CryptoError)?;
+    mac.update(&fields(parts));
+    Ok(Hash::new(mac.finalize().into_bytes().into()))
+}
+
+#[derive(Serialize, Deserialize)]
+struct SealedBlob {
+    format: u8,
+    boot: BootId,
+    counter: u64,
+    ciphertext: Vec<u8>,
+}
+
+fn counter_nonce(counter: u64) -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
+    if let Some(low) = nonce.last_chunk_mut::<8>() {
+        *low = counter.to_be_bytes();
+    }
+    nonce
+}

@@ -1,0 +1,223 @@
+//! What dies with the boot: pending actions, tokens, executions in flight, the channel.
+
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    vec::Vec,
+};
+
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+use toani_policy::{Granted, VerifiedPolicy};
+use toani_protocol::{
+    ActionId, AgentId, ExecutionId, Hash, PersonId, Reason, TenantId, Time,
+    approval::Evidence,
+    assurance::{AgentLevel, ApprovalLevel, Assurance, SandboxLevel},
+    job::JobHeader,
+    limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX, TENANTS_MAX},
+    plan::Plan,
+    policy::Tier,
+    request::ActionRequest,
+    token::Claims,
+};
+
+use crate::{
+    keys::{self, CryptoError, NONCE_BYTES, Root},
+    refusals::Budgets,
+    secret::Secret,
+    state::CredentialName,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    pub(crate) actions: BTreeMap<ActionId, Action>,
+    /// Which action an idempotency key asked for.
+    pub(crate) by_key: BTreeMap<Hash, ActionId>,
+    /// Actions by the time at which they can be forgotten or end.
+    pub(crate) ends: BTreeSet<(Time, ActionId)>,
+    per_agent: BTreeMap<(TenantId, AgentId), usize>,
+    pub(crate) in_flight: BTreeMap<ExecutionId, InFlight>,
+    pub(crate) sandbox: Option<Channel>,
+    pub(crate) salts: BTreeMap<TenantId, Salt>,
+    pub(crate) budgets: Budgets,
+}
+
+/// An action that was allowed or waits.
+#[derive(Debug)]
+pub(crate) struct Action {
+    pub(crate) request: ActionRequest,
+    pub(crate) level: AgentLevel,
+    pub(crate) intent: Hash,
+    pub(crate) idempotency: Hash,
+    pub(crate) policy: Arc<VerifiedPolicy>,
+    pub(crate) granted: Granted,
+    pub(crate) credential_version: Option<u64>,
+    pub(crate) plan_hash: Hash,
+    pub(crate) plan_nonce: Hash,
+    pub(crate) params_hash: Hash,
+    pub(crate) params_nonce: Hash,
+    /// Canonical `Signed<Statement>` and the statement's hash, where people are asked.
+    pub(crate) statement: Option<(Vec<u8>, Hash)>,
+    pub(crate) endorsements: Vec<Endorsement>,
+    pub(crate) stage: Stage,
+    pub(crate) ends_at: Time,
+}
+
+/// One person's counted approval.
+#[derive(Debug)]
+pub(crate) struct Endorsement {
+    pub(crate) person: PersonId,
+    pub(crate) level: ApprovalLevel,
+    pub(crate) evidence: Evidence,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Waiting,
+    Granted(Box<Claims>),
+    Denied(Reason),
+    Executed(ExecutionId),
+}
+
+/// An execution that has started in this boot.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) action: ActionId,
+    pub(crate) request: ActionRequest,
+    pub(crate) user: Hash,
+    pub(crate) policy: Arc<VerifiedPolicy>,
+    pub(crate) plan: Plan,
+    pub(crate) plan_bytes: Vec<u8>,
+    pub(crate) plan_hash: Hash,
+    pub(crate) params_hash: Hash,
+    pub(crate) params_nonce: Hash,
+    pub(crate) credential: Option<(CredentialName, u64)>,
+    pub(crate) tier: Tier,
+    pub(crate) hitl_proof: Option<Hash>,
+    pub(crate) jti: Hash,
+    pub(crate) assurance: Assurance,
+    pub(crate) sandbox: Hash,
+    pub(crate) started: u64,
+    pub(crate) started_at: Time,
+    pub(crate) job: Option<ReleasedJob>,
+}
+
+/// A job that left the enclave, and what its outcome must open under.
+#[derive(Debug)]
+pub(crate) struct ReleasedJob {
+    pub(crate) header: JobHeader,
+    pub(crate) outcome_key: Secret<32>,
+}
+
+/// The supervisor that is connected.
+#[derive(Debug, Clone)]
+pub(crate) struct Channel {
+    pub(crate) measurement: Hash,
+    pub(crate) level: SandboxLevel,
+    pub(crate) key: [u8; 32],
+}
+
+impl Life {
+    /// Remembers an action until `ends_at`.
+    pub(crate) fn insert(&mut self, id: ActionId, action: Action) -> Result<(), Reason> {
+        let agent = (action.request.tenant.clone(), action.request.agent.clone());
+        let count = self.per_agent.entry(agent).or_default();
+        let full = self.actions.len() >= PENDING_ACTIONS_MAX;
+        if full || *count >= PENDING_ACTIONS_PER_AGENT_MAX {
+            return Err(Reason::Busy);
+        }
+        *count = count.saturating_add(1);
+        self.by_key.insert(action.idempotency, id.clone());
+        self.ends.insert((action.ends_at, id.clone()));
+        self.actions.insert(id, action);
+        Ok(())
+    }
+
+    /// Moves the time at which an action ends.
+    pub(crate) fn move_end(&mut self, id: &ActionId, ends_at: Time) {
+        if let Some(action) = self.actions.get_mut(id) {
+            self.ends.remove(&(action.ends_at, id.clone()));
+            self.ends.insert((ends_at, id.clone()));
+            action.ends_at = ends_at;
+        }
+    }
+
+    /// Forgets an action.
+    pub(crate) fn remove(&mut self, id: &ActionId) {
+        let Some(action) = self.actions.remove(id) else { return };
+        self.ends.remove(&(action.ends_at, id.clone()));
+        if self.by_key.get(&action.idempotency) == Some(id) {
+            self.by_key.remove(&action.idempotency);
+        }
+        let agent = (action.request.tenant, action.request.agent);
+        if let Some(count) = self.per_agent.get_mut(&agent) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.per_agent.remove(&agent);
+            }
+        }
+    }
+
+    /// Takes a salt that the host kept.
+    pub(crate) fn keep_salt(&mut self, tenant: TenantId, salt: Salt) {
+        if self.salts.len() < TENANTS_MAX {
+            self.salts.insert(tenant, salt);
+        }
+    }
+}
+
+/// A tenant's salt of one day, under which users are hashed. The host keeps it wrapped; when it is
+/// destroyed, the day's user hashes can no longer be linked to anyone.
+#[derive(Debug)]
+pub(crate) struct Salt {
+    pub(crate) day: u64,
+    pub(crate) key: Secret<32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrappedSalt {
+    day: u64,
+    nonce: [u8; NONCE_BYTES],
+    ciphertext: Vec<u8>,
+}
+
+impl Salt {
+    pub(crate) fn new(day: u64, rng: &mut impl CryptoRng) -> Self {
+        Self { day, key: Secret::filled(|bytes| rng.fill_bytes(bytes)) }
+    }
+
+    pub(crate) fn wrap(
+        &self,
+        root: &Root,
+        tenant: &TenantId,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<u8>, CryptoError> {
+        let mut nonce = [0; NONCE_BYTES];
+        rng.fill_bytes(&mut nonce);
+        let key = root.salts(tenant)?;
+        let aad = keys::fields(&[b"toani/v1/salt", &self.day.to_be_bytes()]);
+        let ciphertext = keys::encrypt(key.bytes(), &nonce, &aad, self.key.bytes())?;
+        let wrapped = WrappedSalt { day: self.day, nonce, ciphertext };
+        postcard::to_allocvec(&wrapped).map_err(|_| CryptoError)
+    }
+
+    pub(crate) fn unwrap(
+        root: &Root,
+        tenant: &TenantId,
+        wrapped: &[u8],
+    ) -> Result<Self, CryptoError> {
+        let wrapped: WrappedSalt = postcard::from_bytes(wrapped).map_err(|_| CryptoError)?;
+        let key = root.salts(tenant)?;
+        let aad = keys::fields(&[b"toani/v1/salt", &wrapped.day.to_be_bytes()]);
+        let mut salt = Secret::zeroed();
+        keys::decrypt_into(
+            key.bytes(),
+            &wrapped.nonce,
+            &aad,
+            &wrapped.ciphertext,
+            salt.bytes_mut(),
+        )?;
+        Ok(Self { day: wrapped.day, key: salt })
+    }
+}

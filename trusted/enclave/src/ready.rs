@@ -1,0 +1,230 @@
+//! The enclave after its boot: everything that the steps share.
+
+use alloc::{collections::VecDeque, string::String, vec::Vec};
+
+use rand_core::CryptoRng;
+use toani_audit::bundle::BundleIndex;
+use toani_policy::{CredentialView, Decision, Granted, Situation, VerifiedPolicy};
+use toani_protocol::{
+    BootId, Hash, Reason, TenantId, Time, UserId,
+    assurance::{
+        AgentLevel, ApprovalLevel, Assurance, Durability, Freshness, SandboxLevel, Tee, TimeSource,
+    },
+    canonical,
+    instance::Manifest,
+    limits::COVERAGES_MAX,
+    record::{About, RecordKind},
+    request::ActionRequest,
+    sign::{Bytes, Label, Signed},
+    wire::{self, Answer, Effect, Facts},
+};
+
+use crate::{
+    chain::{Chain, Standing},
+    keys::{Keys, keyed_hash},
+    life::{Life, Salt},
+    state::{CredentialSlot, SealedField, State},
+};
+
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) keys: Keys,
+    pub(crate) instance: Hash,
+    pub(crate) manifest: Manifest,
+    pub(crate) standing: Standing,
+    pub(crate) chain: Chain,
+    pub(crate) state: State,
+    pub(crate) life: Life,
+    /// The newest checkpoint, if this boot has signed one.
+    checkpoint: Option<(String, u64)>,
+    coverages: VecDeque<Coverage>,
+}
+
+/// An export that has begun: what its index may claim.
+#[derive(Debug)]
+struct Coverage {
+    tenant: TenantId,
+    checkpoint: Hash,
+    last_sequence: u64,
+}
+
+impl Ready {
+    pub(crate) fn new(
+        keys: Keys,
+        instance: Hash,
+        manifest: Manifest,
+        standing: Standing,
+        chain: Chain,
+        state: State,
+        life: Life,
+    ) -> Self {
+        let (checkpoint, coverages) = (None, VecDeque::new());
+        Self { keys, instance, manifest, standing, chain, state, life, checkpoint, coverages }
+    }
+
+    /// Signs the next record and folds it: the only way in which state that lasts changes.
+    pub(crate) fn write(
+        &mut self,
+        now: Time,
+        kind: RecordKind,
+        mut about: About,
+        sealed: Option<SealedField>,
+        out: &mut Vec<Effect>,
+    ) -> Result<u64, Reason> {
+        if let Some(field) = &sealed {
+            let bytes = wire::encode(field).map_err(|_| Reason::Internal)?;
+            let index = self.chain.size().to_be_bytes();
+            let sealed = self.keys.seal(&record_field(&index), &bytes);
+            about.sealed = Some(Bytes(sealed.map_err(|_| Reason::Internal)?));
+        }
+        let (record, effect) = self.chain.append(&self.keys, &self.standing, now, kind, about)?;
+        self.state.fold(&record, sealed).map_err(|_| Reason::Internal)?;
+        out.push(effect);
+        Ok(record.index)
+    }
+
+    /// The salted hash of a claimed user. The day's first use of a tenant makes the day's salt.
+    pub(crate) fn user_hash(
+        &mut self,
+        tenant: &TenantId,
+        user: &UserId,
+        now: Time,
+        rng: &mut impl CryptoRng,
+        out: &mut Vec<Effect>,
+    ) -> Result<Hash, Reason> {
+        let day = now.day();
+        if self.life.salts.get(tenant).is_none_or(|salt| salt.day != day) {
+            let salt = Salt::new(day, rng);
+            let wrapped =
+                salt.wrap(&self.keys.root, tenant, rng).map_err(|_| Reason::Internal)?;
+            out.push(Effect::PutSalt { tenant: tenant.clone(), day, wrapped });
+            self.life.salts.insert(tenant.clone(), salt);
+        }
+        let salt = self.life.salts.get(tenant).ok_or(Reason::Internal)?;
+        keyed_hash(salt.key.bytes(), &[b"toani/v1/user", user.as_str().as_bytes()])
+            .map_err(|_| Reason::Internal)
+    }
+
+    /// What the policy says to a request now.
+    pub(crate) fn granted(
+        &self,
+        policy: &VerifiedPolicy,
+        request: &ActionRequest,
+        agent: AgentLevel,
+        now: Time,
+    ) -> Result<(Granted, Option<u64>), Reason> {
+        let slot = self.credential_slot(policy, request);
+        let view = slot.and_then(|slot| {
+            let (_, header) = &**slot.body.as_ref()?;
+            Some(CredentialView {
+                owner: header.owner,
+                version: slot.version,
+                revoked: slot.revoked,
+                endpoints: &header.endpoints,
+                injection: &header.injection,
+            })
+        });
+        let situation = Situation { assurance: self.assurance(agent), credential: view };
+        match toani_policy::decide(policy, request, &self.state, &situation, now) {
+            Decision::Allow(granted) => {
+                let version = granted.credential.as_ref().and(slot.map(|slot| slot.version));
+                Ok((granted, version))
+            }
+            Decision::Deny(reason) => Err(reason),
+        }
+    }
+
+    /// The vault's slot for the credential of the request's service.
+    pub(crate) fn credential_slot(
+        &self,
+        policy: &VerifiedPolicy,
+        request: &ActionRequest,
+    ) -> Option<&CredentialSlot> {
+        let policy = policy.policy();
+        let auth = policy.services.get(&request.service)?.auth.as_ref()?;
+        let rule = policy.credentials.get(&auth.credential)?;
+        let name = (policy.namespace.clone(), rule.owner, auth.credential.clone());
+        self.state.tenants.get(&policy.tenant)?.credentials.get(&name)
+    }
+
+    /// What is true now, apart from approvals. Witnesses and quotes come with later versions.
+    pub(crate) fn assurance(&self, agent: AgentLevel) -> Assurance {
+        Assurance {
+            tee: Tee::None,
+            sandbox: self.sandbox_level().unwrap_or(SandboxLevel::Native),
+            agent,
+            approval: ApprovalLevel::None,
+            durability: Durability::Host,
+            freshness: Freshness::Host,
+            time: TimeSource::Host,
+        }
+    }
+
+    fn sandbox_level(&self) -> Option<SandboxLevel> {
+        self.life.sandbox.as_ref().map(|channel| channel.level)
+    }
+
+    /// Records up to `size` are durable.
+    pub(crate) fn durable(&mut self, size: u64) -> Result<Answer, Reason> {
+        let note = self.chain.durable(&self.keys, &self.standing.origin, size)?;
+        self.checkpoint = Some((note.clone(), size));
+        Ok(Answer::Checkpoint { size, note })
+    }
+
+    /// Begins an export.
+    pub(crate) fn cover(&mut self, tenant: &TenantId) -> Result<Answer, Reason> {
+        let (note, size) = self.checkpoint.clone().ok_or(Reason::NotReady)?;
+        let last_sequence = self.chain.covered(tenant).ok_or(Reason::TenantUnknown)?;
+        if self.coverages.len() >= COVERAGES_MAX {
+            self.coverages.pop_front();
+        }
+        let checkpoint = Hash::of(note.as_bytes());
+        self.coverages.push_back(Coverage { tenant: tenant.clone(), checkpoint, last_sequence });
+        Ok(Answer::Coverage { note, size, last_sequence })
+    }
+
+    /// Signs the index of an export that has begun: the tenant's records end where it says.
+    pub(crate) fn sign_index(&mut self, index: &[u8]) -> Result<Answer, Reason> {
+        let index = BundleIndex::decode(index).map_err(|_| Reason::DocumentMalformed)?;
+        let claimed = self.coverages.iter().position(|coverage| {
+            coverage.tenant == index.tenant
+                && coverage.checkpoint == index.checkpoint
+                && coverage.last_sequence == index.tenant_last_sequence
+        });
+        let here = index.instance == self.instance && index.boot == self.keys.boot;
+        let position = claimed.filter(|_| here).ok_or(Reason::DocumentVersion)?;
+        self.coverages.remove(position);
+        let signed = Signed::by(&self.keys.chain, Label::BundleIndex, index);
+        let bytes = signed.and_then(|signed| canonical::encode(&signed));
+        Ok(Answer::Index { index: bytes.map_err(|_| Reason::Internal)? })
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Facts {
+            instance: self.instance,
+            boot: self.boot().clone(),
+            mrenclave: self.standing.mrenclave,
+            evidence: Vec::new(),
+            tee: Tee::None,
+            chain_key: self.keys.chain_public,
+            intake_key: self.keys.intake_public(),
+            admission: self.standing.admission,
+            admission_version: self.state.admission.body.as_ref().map_or(0, |list| list.version()),
+            sandbox: self.sandbox_level(),
+            size: self.chain.size(),
+            durable: self.chain.durable_size(),
+            open_executions: count(self.state.open.len()),
+            pending_actions: count(self.life.actions.len()),
+        }
+    }
+
+    pub(crate) fn boot(&self) -> &BootId {
+        &self.keys.boot
+    }
+}
+
+/// What a record's sealed field is bound to: its place in the log.
+pub(crate) fn record_field(index: &[u8; 8]) -> [&[u8]; 2] {
+    [b"toani/v1/record-field", index]
+}

@@ -1,0 +1,303 @@
+//! Step 6 and 7: redeem a token, check everything again, reserve, and write `started`.
+
+use alloc::vec::Vec;
+
+use rand_core::CryptoRng;
+use toani_policy::Granted;
+use toani_protocol::{
+    ActionId, ExecutionId, Hash, Reason, Time,
+    assurance::{ApprovalLevel, Assurance},
+    limits::{OPEN_EXECUTIONS_MAX, TOKEN_LIFE_MS_MAX},
+    plan::{Plan, params_commitment},
+    policy::Tier,
+    record::{About, CredentialRef, RecordKind},
+    request::AgentProof,
+    token::{self, Claims},
+    wire::{Answer, Earlier, Effect, Redeemed},
+};
+
+use crate::{
+    actions, approvals,
+    asked::{self, Asked},
+    life::{InFlight, Stage},
+    ready::Ready,
+    refusals::{self, Refusal},
+    state::{SealedField, Used},
+    tokens,
+};
+
+/// A request that its agent made, and the claims of the token that came with it.
+#[derive(Debug)]
+pub(crate) struct CheckedExecute {
+    asked: Asked,
+    /// The token may fail to open and the request still get its earlier answer.
+    claims: Option<Result<Claims, Reason>>,
+}
+
+pub(crate) fn check(
+    ready: &Ready,
+    token: Option<&str>,
+    request: &[u8],
+    proof: &AgentProof,
+    now: Time,
+) -> Result<CheckedExecute, Refusal> {
+    let asked = asked::check(ready, request, proof, now)?;
+    let claims =
+        token.map(|token| tokens::open(ready, token, &asked.request.tenant, &asked.request.agent));
+    Ok(CheckedExecute { asked, claims })
+}
+
+/// Proof that everything was checked again at this moment and that the jti was consumed. Made by
+/// the two ways to redeem, and nowhere else.
+#[derive(Debug)]
+struct RedeemedToken {
+    action: ActionId,
+    jti: Hash,
+    expires: Time,
+    granted: Granted,
+    credential_version: Option<u64>,
+    approval: ApprovalLevel,
+    hitl_proof: Option<Hash>,
+    plan: Plan,
+    plan_bytes: Vec<u8>,
+    plan_hash: Hash,
+    params_hash: Hash,
+    params_nonce: Hash,
+}
+
+pub(crate) fn apply(
+    ready: &mut Ready,
+    checked: Result<CheckedExecute, Refusal>,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    let CheckedExecute { asked, claims } = match checked {
+        Ok(checked) => checked,
+        Err(refusal) => return Err(refusals::refuse(ready, refusal, now, out)?),
+    };
+    if refusals::exhausted(ready, &asked.request, now) {
+        return Err(Reason::RefusalBudget);
+    }
+    if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
+        return earlier(used, asked.intent);
+    }
+    let redeemed = match claims {
+        Some(claims) => claims.and_then(|claims| redeem(ready, &asked, &claims, now)),
+        None => redeem_directly(ready, &asked, now, rng),
+    };
+    match redeemed.and_then(|redeemed| room(ready).map(|()| redeemed)) {
+        Ok(redeemed) => start(ready, asked, redeemed, now, rng, out),
+        Err(reason) => {
+            let refusal = Refusal::of(&asked.request, reason, true);
+            Err(refusals::refuse(ready, refusal, now, out)?)
+        }
+    }
+}
+
+/// What an idempotency key became: the same answer for the same intent.
+pub(crate) fn earlier(used: &Used, intent: Hash) -> Result<Answer, Reason> {
+    if used.intent != intent {
+        return Err(Reason::IdempotencyMismatch);
+    }
+    Ok(Answer::Earlier(Earlier {
+        action: used.action.clone(),
+        execution: used.execution.clone(),
+        outcome: used.outcome,
+        blob: used.blob,
+    }))
+}
+
+fn room(ready: &Ready) -> Result<(), Reason> {
+    ready.chain.room(RecordKind::Started)?;
+    if ready.life.sandbox.is_none() {
+        return Err(Reason::SandboxUnavailable);
+    }
+    let free = ready.state.has_room() && ready.state.open.len() < OPEN_EXECUTIONS_MAX;
+    if free { Ok(()) } else { Err(Reason::Busy) }
+}
+
+/// A token with its request: the plan, the policy, the credential, revocations, quotas and times
+/// are what they were when it was issued, or it is refused.
+fn redeem(
+    ready: &Ready,
+    asked: &Asked,
+    claims: &Claims,
+    now: Time,
+) -> Result<RedeemedToken, Reason> {
+    let action = ready.life.actions.get(&claims.action_id).ok_or(Reason::TokenExpired)?;
+    let request = &asked.request;
+    if action.request.tenant != request.tenant || action.request.agent != request.agent {
+        return Err(Reason::TokenInvalid);
+    }
+    match &action.stage {
+        Stage::Granted(issued) if **issued == *claims => {}
+        Stage::Executed(_) => return Err(Reason::TokenUsed),
+        Stage::Denied(reason) => return Err(*reason),
+        Stage::Granted(_) | Stage::Waiting => return Err(Reason::TokenInvalid),
+    }
+    if now >= claims.exp {
+        return Err(Reason::TokenExpired);
+    }
+    if asked.intent != action.intent || asked.level != action.level {
+        return Err(Reason::TokenMismatch);
+    }
+    if asked.policy.reference() != action.policy.reference() {
+        return Err(Reason::PolicyChanged);
+    }
+    let (granted, credential_version) = ready.granted(&asked.policy, request, asked.level, now)?;
+    if granted.tier > claims.risk_tier {
+        return Err(Reason::PolicyChanged);
+    }
+    if credential_version != claims.credential_version {
+        return Err(Reason::CredentialChanged);
+    }
+    let plan = toani_policy::render(&asked.policy, request, claims.plan_nonce)?;
+    let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
+    if plan_hash != claims.plan_hash {
+        return Err(Reason::TokenMismatch);
+    }
+    Ok(RedeemedToken {
+        action: claims.action_id.clone(),
+        jti: token::jti_hash(&claims.jti),
+        expires: claims.exp,
+        granted,
+        credential_version,
+        approval: approvals::level(action),
+        hitl_proof: claims.hitl_proof,
+        plan,
+        plan_bytes,
+        plan_hash,
+        params_hash: action.params_hash,
+        params_nonce: action.params_nonce,
+    })
+}
+
+/// Tier 0: decided, issued and redeemed in one step. The token never leaves the enclave, so it is
+/// never encrypted; its jti is consumed like any other.
+fn redeem_directly(
+    ready: &Ready,
+    asked: &Asked,
+    now: Time,
+    rng: &mut impl CryptoRng,
+) -> Result<RedeemedToken, Reason> {
+    if ready.life.by_key.contains_key(&asked.idempotency) {
+        // The action was asked for with this key before: its token is the way to go on.
+        return Err(Reason::TokenRequired);
+    }
+    let request = &asked.request;
+    let (granted, credential_version) = ready.granted(&asked.policy, request, asked.level, now)?;
+    if granted.tier > Tier::Zero {
+        return Err(Reason::TokenRequired);
+    }
+    let (plan_nonce, params_nonce) = (actions::random_hash(rng), actions::random_hash(rng));
+    let plan = toani_policy::render(&asked.policy, request, plan_nonce)?;
+    let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
+    let params_hash =
+        params_commitment(&params_nonce, &request.params).map_err(|_| Reason::ParamsInvalid)?;
+    let mut random = [0; 16];
+    rng.fill_bytes(&mut random);
+    Ok(RedeemedToken {
+        action: ActionId::from_random(random),
+        jti: token::jti_hash(&tokens::new_jti(rng)),
+        expires: now.plus_ms(TOKEN_LIFE_MS_MAX),
+        granted,
+        credential_version,
+        approval: ApprovalLevel::None,
+        hitl_proof: None,
+        plan,
+        plan_bytes,
+        plan_hash,
+        params_hash,
+        params_nonce,
+    })
+}
+
+/// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
+/// flight.
+fn start(
+    ready: &mut Ready,
+    asked: Asked,
+    redeemed: RedeemedToken,
+    now: Time,
+    rng: &mut impl CryptoRng,
+    out: &mut Vec<Effect>,
+) -> Result<Answer, Reason> {
+    let Asked { request, policy, level, intent, idempotency } = asked;
+    let channel = ready.life.sandbox.as_ref().ok_or(Reason::SandboxUnavailable)?;
+    let sandbox = channel.measurement;
+    let assurance = Assurance { approval: redeemed.approval, ..ready.assurance(level) };
+    let mut random = [0; 16];
+    rng.fill_bytes(&mut random);
+    let execution = ExecutionId::from_random(random);
+    let user = ready.user_hash(&request.tenant, &request.user, now, rng, out)?;
+    let rules = &policy.policy().credentials;
+    let named = redeemed.granted.credential.as_ref().zip(redeemed.credential_version);
+    let credential = named.and_then(|(id, version)| {
+        let owner = rules.get(id)?.owner;
+        Some(((policy.policy().namespace.clone(), owner, id.clone()), version))
+    });
+    let flight = InFlight {
+        action: redeemed.action.clone(),
+        user,
+        plan: redeemed.plan,
+        plan_bytes: redeemed.plan_bytes,
+        plan_hash: redeemed.plan_hash,
+        params_hash: redeemed.params_hash,
+        params_nonce: redeemed.params_nonce,
+        credential,
+        tier: redeemed.granted.tier,
+        hitl_proof: redeemed.hitl_proof,
+        jti: redeemed.jti,
+        assurance,
+        sandbox,
+        started: ready.chain.size(),
+        started_at: now,
+        job: None,
+        request,
+        policy,
+    };
+    let sealed = SealedField::Started { idempotency, intent, uses: redeemed.granted.uses };
+    let about = about(&execution, &flight);
+    let index = ready.write(now, RecordKind::Started, about, Some(sealed), out)?;
+    if let Some(action) = ready.life.actions.get_mut(&redeemed.action) {
+        action.stage = Stage::Executed(execution.clone());
+    }
+    ready.life.in_flight.insert(execution.clone(), flight);
+    Ok(Answer::Redeemed(Redeemed {
+        action: redeemed.action,
+        execution,
+        jti: redeemed.jti,
+        jti_expires: redeemed.expires,
+        size: index.saturating_add(1),
+    }))
+}
+
+/// What the records of an execution say.
+pub(crate) fn about(execution: &ExecutionId, flight: &InFlight) -> About {
+    let request = &flight.request;
+    let credential = flight.credential.clone().map(|((_, owner, id), version)| CredentialRef {
+        owner,
+        id,
+        version,
+    });
+    About {
+        tenant: Some(request.tenant.clone()),
+        action_id: Some(flight.action.clone()),
+        execution_id: Some(execution.clone()),
+        agent: Some(request.agent.clone()),
+        user: Some(flight.user),
+        service: Some(request.service.clone()),
+        action: Some(request.action.clone()),
+        params: Some(flight.params_hash),
+        plan: Some(flight.plan_hash),
+        policy: Some(flight.policy.reference()),
+        credential,
+        tier: Some(flight.tier),
+        hitl_proof: flight.hitl_proof,
+        jti: Some(flight.jti),
+        assurance: Some(flight.assurance),
+        sandbox: Some(flight.sandbox),
+        ..About::default()
+    }
+}

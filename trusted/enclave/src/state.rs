@@ -1,0 +1,353 @@
+//! The enclave's state: the fold of its own records, and the documents that they name by hash.
+//!
+//! [`State::fold`] is the only thing that changes what outlives a boot. While the enclave works it
+//! folds each record that it has just signed; after a restart it folds the log. Both give the same
+//! state, or there is a bug.
+
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    vec::Vec,
+};
+
+use serde::{Deserialize, Serialize};
+use toani_policy::{QuotaKey, QuotaUse, Usage, VerifiedPolicy, Window};
+use toani_protocol::{
+    ActionId, AgentId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, TenantId, Time,
+    credential::CredentialHeader,
+    instance::VerifiedAdmission,
+    limits::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_LIFE_MS, QUOTA_WINDOWS_MAX},
+    policy::QuotaWindow,
+    record::{Outcome, PolicyRef, Record, RecordKind},
+    sign::PublicKey,
+};
+
+use crate::vault::StoredCredential;
+
+/// What a record's sealed field holds: what the enclave alone must read again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum SealedField {
+    /// Of `credential_sealed` and `credential_revoked`.
+    Credential { namespace: Namespace },
+    /// Of `started`.
+    Started { idempotency: Hash, intent: Hash, uses: Vec<QuotaUse> },
+    /// Of `finished` and `ended`.
+    Finished { give_back: bool },
+}
+
+/// A record that does not continue the state that the records before it made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a record does not fit the records before it")]
+pub(crate) struct FoldError;
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) admission: Document<VerifiedAdmission>,
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) open: BTreeMap<ExecutionId, Open>,
+    idempotency: BTreeMap<Hash, Used>,
+    /// Idempotency keys by age.
+    used_order: VecDeque<(Time, Hash)>,
+    quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
+}
+
+/// A document that a record names by hash. It may be missing, which disables what needs it.
+#[derive(Debug)]
+pub(crate) struct Document<T> {
+    pub(crate) hash: Option<Hash>,
+    pub(crate) body: Option<Arc<T>>,
+}
+
+impl<T> Default for Document<T> {
+    fn default() -> Self {
+        Self { hash: None, body: None }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) policy_key: PublicKey,
+    pub(crate) key_sequence: u64,
+    pub(crate) policies: BTreeMap<PolicyId, PolicySlot>,
+    /// In which active policy an agent stands.
+    pub(crate) agents: BTreeMap<AgentId, PolicyId>,
+    /// Hash of the agent's key that was revoked: a new key lifts the revocation.
+    pub(crate) revoked_agents: BTreeMap<AgentId, Hash>,
+    pub(crate) credentials: BTreeMap<CredentialName, CredentialSlot>,
+}
+
+/// A slot of the vault. The owner's key is in it: nobody fills another owner's slot.
+pub(crate) type CredentialName = (Namespace, PublicKey, CredentialId);
+
+#[derive(Debug)]
+pub(crate) struct PolicySlot {
+    pub(crate) reference: PolicyRef,
+    pub(crate) revoked: bool,
+    pub(crate) body: Option<Arc<VerifiedPolicy>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct CredentialSlot {
+    pub(crate) version: u64,
+    pub(crate) revoked: bool,
+    pub(crate) blob: Hash,
+    pub(crate) body: Option<Arc<(StoredCredential, CredentialHeader)>>,
+}
+
+/// An execution that has started and not ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    pub(crate) tenant: TenantId,
+    pub(crate) agent: AgentId,
+    pub(crate) action: ActionId,
+    started_at: Time,
+    idempotency: Hash,
+    uses: Vec<QuotaUse>,
+}
+
+/// What an idempotency key was used for.
+#[derive(Debug, Clone)]
+pub(crate) struct Used {
+    started_at: Time,
+    pub(crate) intent: Hash,
+    pub(crate) action: ActionId,
+    pub(crate) execution: ExecutionId,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) blob: Option<Hash>,
+}
+
+impl Usage for State {
+    fn used(&self, key: &QuotaKey, window: QuotaWindow, now: Time) -> u64 {
+        self.quotas.get(key).map_or(0, |(_, use_)| use_.used(window, now))
+    }
+}
+
+impl State {
+    /// Applies one record. `sealed` is its opened sealed field.
+    pub(crate) fn fold(
+        &mut self,
+        record: &Record,
+        sealed: Option<SealedField>,
+    ) -> Result<(), FoldError> {
+        let about = &record.about;
+        match record.kind {
+            RecordKind::Admission => {
+                self.admission = Document { hash: Some(about.blob.ok_or(FoldError)?), body: None };
+            }
+            RecordKind::PolicyActivated => self.fold_policy(record)?,
+            RecordKind::PolicyRevoked => {
+                let id = &about.policy.as_ref().ok_or(FoldError)?.id;
+                let tenant = self.tenant_of(record)?;
+                tenant.policies.get_mut(id).ok_or(FoldError)?.revoked = true;
+            }
+            RecordKind::PolicyKeyChanged => {
+                let key = about.key.ok_or(FoldError)?;
+                let tenant = self.tenant_of(record)?;
+                tenant.policy_key = key;
+                tenant.key_sequence = tenant.key_sequence.saturating_add(1);
+            }
+            RecordKind::CredentialSealed | RecordKind::CredentialRevoked => {
+                self.fold_credential(record, sealed)?;
+            }
+            RecordKind::AgentRevoked => {
+                let agent = about.agent.clone().ok_or(FoldError)?;
+                let key = about.blob.ok_or(FoldError)?;
+                self.tenant_of(record)?.revoked_agents.insert(agent, key);
+            }
+            RecordKind::Started => self.fold_started(record, sealed)?,
+            RecordKind::Finished => self.fold_ended(record, sealed)?,
+            RecordKind::Ended if about.execution_id.is_some() => self.fold_ended(record, sealed)?,
+            // These tell of what a boot does; nothing of it outlives the boot.
+            RecordKind::Birth
+            | RecordKind::Boot
+            | RecordKind::Sandbox
+            | RecordKind::TokenRevoked
+            | RecordKind::Allowed
+            | RecordKind::Waiting
+            | RecordKind::Endorsed
+            | RecordKind::Approved
+            | RecordKind::Denied
+            | RecordKind::Ended
+            | RecordKind::Refused
+            | RecordKind::Refusals => {}
+        }
+        Ok(())
+    }
+
+    fn tenant_of(&mut self, record: &Record) -> Result<&mut Tenant, FoldError> {
+        let tenant = record.about.tenant.as_ref().ok_or(FoldError)?;
+        self.tenants.get_mut(tenant).ok_or(FoldError)
+    }
+
+    fn fold_policy(&mut self, record: &Record) -> Result<(), FoldError> {
+        let about = &record.about;
+        let id = about.tenant.clone().ok_or(FoldError)?;
+        let reference = about.policy.clone().ok_or(FoldError)?;
+        if !self.tenants.contains_key(&id) {
+            let first_key = about.key.ok_or(FoldError)?;
+            self.tenants.insert(id.clone(), Tenant::new(first_key));
+        }
+        let tenant = self.tenants.get_mut(&id).ok_or(FoldError)?;
+        tenant.agents.retain(|_, policy| *policy != reference.id);
+        let slot = PolicySlot { reference: reference.clone(), revoked: false, body: None };
+        tenant.policies.insert(reference.id, slot);
+        Ok(())
+    }
+
+    fn fold_credential(
+        &mut self,
+        record: &Record,
+        sealed: Option<SealedField>,
+    ) -> Result<(), FoldError> {
+        let Some(SealedField::Credential { namespace }) = sealed else { return Err(FoldError) };
+        let credential = record.about.credential.clone().ok_or(FoldError)?;
+        let name = (namespace, credential.owner, credential.id);
+        let blob = record.about.blob;
+        let credentials = &mut self.tenant_of(record)?.credentials;
+        if record.kind == RecordKind::CredentialRevoked {
+            credentials.get_mut(&name).ok_or(FoldError)?.revoked = true;
+            return Ok(());
+        }
+        let blob = blob.ok_or(FoldError)?;
+        let slot = CredentialSlot { version: credential.version, revoked: false, blob, body: None };
+        credentials.insert(name, slot);
+        Ok(())
+    }
+
+    fn fold_started(
+        &mut self,
+        record: &Record,
+        sealed: Option<SealedField>,
+    ) -> Result<(), FoldError> {
+        let Some(SealedField::Started { idempotency, intent, uses }) = sealed else {
+            return Err(FoldError);
+        };
+        let about = &record.about;
+        let execution = about.execution_id.clone().ok_or(FoldError)?;
+        let action = about.action_id.clone().ok_or(FoldError)?;
+        for taken in &uses {
+            let (_, window) =
+                self.quotas.entry(taken.key).or_insert_with(|| (taken.window, Window::default()));
+            window.add(taken.window, record.time, taken.amount);
+        }
+        let used = Used {
+            started_at: record.time,
+            intent,
+            action: action.clone(),
+            execution: execution.clone(),
+            outcome: None,
+            blob: None,
+        };
+        self.idempotency.insert(idempotency, used);
+        self.used_order.push_back((record.time, idempotency));
+        let open = Open {
+            tenant: about.tenant.clone().ok_or(FoldError)?,
+            agent: about.agent.clone().ok_or(FoldError)?,
+            action,
+            started_at: record.time,
+            idempotency,
+            uses,
+        };
+        self.open.insert(execution, open);
+        self.forget_old(record.time);
+        Ok(())
+    }
+
+    fn fold_ended(
+        &mut self,
+        record: &Record,
+        sealed: Option<SealedField>,
+    ) -> Result<(), FoldError> {
+        let Some(SealedField::Finished { give_back }) = sealed else { return Err(FoldError) };
+        let about = &record.about;
+        let execution = about.execution_id.as_ref().ok_or(FoldError)?;
+        let open = self.open.remove(execution).ok_or(FoldError)?;
+        if give_back {
+            for taken in &open.uses {
+                if let Some((_, window)) = self.quotas.get_mut(&taken.key) {
+                    window.give_back(taken.window, open.started_at, taken.amount);
+                }
+            }
+        }
+        if let Some(used) = self.idempotency.get_mut(&open.idempotency) {
+            used.outcome = about.outcome;
+            used.blob = about.blob;
+        }
+        Ok(())
+    }
+
+    /// What an idempotency key was used for within its life.
+    pub(crate) fn used_key(&self, key: &Hash, now: Time) -> Option<&Used> {
+        self.idempotency
+            .get(key)
+            .filter(|used| now.ms_since(used.started_at) <= IDEMPOTENCY_LIFE_MS)
+    }
+
+    /// Whether another execution could be remembered.
+    pub(crate) fn has_room(&self) -> bool {
+        self.idempotency.len() < IDEMPOTENCY_KEYS_MAX && self.quotas.len() < QUOTA_WINDOWS_MAX
+    }
+
+    /// Drops what no longer counts. Depends on the records' times alone, so that a replay forgets
+    /// the same.
+    pub(crate) fn forget_old(&mut self, now: Time) {
+        while let Some((time, key)) = self.used_order.front().copied() {
+            if now.ms_since(time) <= IDEMPOTENCY_LIFE_MS {
+                break;
+            }
+            self.used_order.pop_front();
+            // A key that was used again since is younger than this entry of the order.
+            if self.idempotency.get(&key).is_some_and(|used| used.started_at == time) {
+                self.idempotency.remove(&key);
+            }
+        }
+        if self.quotas.len() > QUOTA_WINDOWS_MAX / 2 {
+            self.quotas.retain(|_, (window, use_)| !use_.is_over(*window, now));
+        }
+    }
+
+    /// The documents that the state names and does not hold.
+    pub(crate) fn missing(&self) -> Vec<Hash> {
+        let admission = self.admission.hash.filter(|_| self.admission.body.is_none());
+        let mut missing: Vec<Hash> = admission.into_iter().collect();
+        for tenant in self.tenants.values() {
+            let policies = tenant.policies.values().filter(|slot| slot.body.is_none());
+            missing.extend(policies.map(|slot| slot.reference.hash));
+            let credentials =
+                tenant.credentials.values().filter(|slot| slot.body.is_none() && !slot.revoked);
+            missing.extend(credentials.map(|slot| slot.blob));
+        }
+        missing
+    }
+}
+
+impl Tenant {
+    fn new(policy_key: PublicKey) -> Self {
+        Self {
+            policy_key,
+            key_sequence: 0,
+            policies: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            revoked_agents: BTreeMap::new(),
+            credentials: BTreeMap::new(),
+        }
+    }
+
+    /// Gives a policy slot its document.
+    pub(crate) fn attach_policy(&mut self, verified: Arc<VerifiedPolicy>) {
+        let reference = verified.reference();
+        let Some(slot) = self.policies.get_mut(&reference.id) else { return };
+        if slot.reference != reference {
+            return;
+        }
+        for agent in verified.policy().agents.keys() {
+            self.agents.insert(agent.clone(), reference.id.clone());
+        }
+        slot.body = Some(verified);
+    }
+
+    /// The active policy of an agent.
+    pub(crate) fn policy_of(&self, agent: &AgentId) -> Option<&PolicySlot> {
+        self.agents.get(agent).and_then(|id| self.policies.get(id))
+    }
+}

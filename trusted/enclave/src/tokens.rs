@@ -1,0 +1,107 @@
+//! Action Tokens: PASETO v4.local, for this boot of this measurement alone.
+
+use alloc::{string::String, vec::Vec};
+
+use data_encoding::HEXLOWER;
+use pasetors::{
+    Local,
+    keys::SymmetricKey,
+    paserk::{FormatAsPaserk, Id},
+    token::UntrustedToken,
+    version4::{LocalToken, V4},
+};
+use rand_core::CryptoRng;
+use serde::Serialize;
+use toani_protocol::{
+    AgentId, Hash, Reason, TenantId,
+    canonical,
+    limits::TOKEN_BYTES_MAX,
+    token::{Claims, ISSUER},
+};
+
+use crate::{keys::Keys, ready::Ready};
+
+/// Not sent with the token: the same token under another instance or tenant is none.
+#[derive(Serialize)]
+struct Assertion<'a> {
+    audience: &'static str,
+    instance: Hash,
+    tenant: &'a TenantId,
+    agent: &'a AgentId,
+}
+
+#[derive(Serialize)]
+struct Footer {
+    kid: String,
+}
+
+fn key(keys: &Keys) -> Result<SymmetricKey<V4>, Reason> {
+    SymmetricKey::from(keys.token.bytes()).map_err(|_| Reason::Internal)
+}
+
+/// The key's PASERK id, k4.lid.
+fn footer(key: &SymmetricKey<V4>) -> Result<Vec<u8>, Reason> {
+    let mut kid = String::new();
+    Id::from(key).fmt(&mut kid).map_err(|_| Reason::Internal)?;
+    canonical::encode(&Footer { kid }).map_err(|_| Reason::Internal)
+}
+
+fn assertion(ready: &Ready, tenant: &TenantId, agent: &AgentId) -> Result<Vec<u8>, Reason> {
+    let assertion = Assertion { audience: ISSUER, instance: ready.instance, tenant, agent };
+    canonical::encode(&assertion).map_err(|_| Reason::Internal)
+}
+
+/// Encrypts claims.
+pub(crate) fn seal(
+    ready: &Ready,
+    claims: &Claims,
+    tenant: &TenantId,
+    agent: &AgentId,
+) -> Result<String, Reason> {
+    let message = canonical::encode(claims).map_err(|_| Reason::Internal)?;
+    let key = key(&ready.keys)?;
+    let (footer, assertion) = (footer(&key)?, assertion(ready, tenant, agent)?);
+    LocalToken::encrypt(&key, &message, Some(&footer), Some(&assertion))
+        .map_err(|_| Reason::Internal)
+}
+
+/// Decrypts a token that this tenant's agent brings.
+pub(crate) fn open(
+    ready: &Ready,
+    token: &str,
+    tenant: &TenantId,
+    agent: &AgentId,
+) -> Result<Claims, Reason> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Reason::TokenInvalid);
+    }
+    let untrusted =
+        UntrustedToken::<Local, V4>::try_from(token).map_err(|_| Reason::TokenInvalid)?;
+    let key = key(&ready.keys)?;
+    let (footer, assertion) = (footer(&key)?, assertion(ready, tenant, agent)?);
+    let trusted = LocalToken::decrypt(&key, &untrusted, Some(&footer), Some(&assertion))
+        .map_err(|_| Reason::TokenInvalid)?;
+    canonical::decode(trusted.payload().as_bytes(), TOKEN_BYTES_MAX)
+        .map_err(|_| Reason::TokenInvalid)
+}
+
+/// A random UUID, version 4 (RFC 9562, section 5.4).
+pub(crate) fn new_jti(rng: &mut impl CryptoRng) -> String {
+    let mut bytes = [0u8; 16];
+    rng.fill_bytes(&mut bytes);
+    if let Some(version) = bytes.get_mut(6) {
+        *version = (*version & 0x0f) | 0x40;
+    }
+    if let Some(variant) = bytes.get_mut(8) {
+        *variant = (*variant & 0x3f) | 0x80;
+    }
+    let hex = HEXLOWER.encode(&bytes);
+    let mut text = String::with_capacity(36);
+    for (i, digit) in hex.chars().enumerate() {
+        if matches!(i, 8 | 12 | 16 | 20) {
+            text.push('-');
+        }
+        text.push(digit);
+    }
+    text
+}
