@@ -1,0 +1,165 @@
+//! The data folder: one process at a time, readable by its owner only.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+
+use crate::error::FolderError;
+
+const LOCK: &str = "lock";
+const ROOT: &str = "root.sealed";
+
+/// A data folder that this process holds. Dropping it gives the folder back.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    lock: File,
+}
+
+fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FolderError + 'a {
+    move |error| FolderError::Io {
+        action,
+        path: path.to_path_buf(),
+        error,
+    }
+}
+
+impl DataFolder {
+    /// Makes the folder if it is not there (mode 0700) and locks it.
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(at("make", path))?;
+        let lock_path = path.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(at("open", &lock_path))?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            // What cannot be read is not told.
+            let _ = (&mut lock).take(16).read_to_string(&mut pid);
+            let holder = match pid.trim().parse::<u32>() {
+                Ok(pid) => format!("process {pid}"),
+                Err(_) => "another process".into(),
+            };
+            return Err(FolderError::InUse {
+                path: path.to_path_buf(),
+                holder,
+            });
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
+            .map_err(at("write", &lock_path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            lock,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the audit log belongs.
+    pub fn audit(&self) -> PathBuf {
+        self.path.join("audit")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path.join("store.sqlite")
+    }
+
+    /// Keeps the sealed root, durably, mode 0600. There is one in an instance's life.
+    pub fn put_root(&self, sealed: &[u8]) -> Result<(), FolderError> {
+        let path = self.path.join(ROOT);
+        if path.exists() {
+            return Err(FolderError::RootExists(self.path.clone()));
+        }
+        let temporary = self.path.join("root.new");
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(sealed)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(at("write", &path))
+    }
+
+    /// The sealed root, if the instance was born here.
+    pub fn root(&self) -> Result<Option<Vec<u8>>, FolderError> {
+        let path = self.path.join(ROOT);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at("read", &path)(error)),
+        }
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // By name: closing the file would leave the lock with a child process that was forked at
+        // the same moment. At worst it stays until the process ends.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_process_holds_the_folder_and_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let held = DataFolder::open(&path).unwrap();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+        drop(held);
+        let held = DataFolder::open(&path).unwrap();
+        assert_eq!(
+            fs::metadata(held.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[test]
+    fn the_root_is_kept_once_and_for_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(folder.path()).unwrap();
+        assert_eq!(data.root().unwrap(), None);
+        data.put_root(b"sealed").unwrap();
+        assert_eq!(data.root().unwrap().as_deref(), Some(&b"sealed"[..]));
+        assert!(matches!(
+            data.put_root(b"other"),
+            Err(FolderError::RootExists(_))
+        ));
+        let mode = fs::metadata(folder.path().join(ROOT))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
