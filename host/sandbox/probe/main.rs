@@ -110,8 +110,8 @@ fn tries() -> Vec<(&'static str, i32)> {
         ("setsockopt", libc::SYS_setsockopt, [3, 1, 2, area, 4]),
         ("sethostname", libc::SYS_sethostname, [file, 1, 0, 0, 0]),
         ("x32 read", 0x4000_0000, [0; 5]),
-        ("descriptor 4", libc::SYS_close, [4, 0, 0, 0, 0]),
-        ("descriptor 5", libc::SYS_close, [5, 0, 0, 0, 0]),
+        ("descriptor 6", libc::SYS_close, [6, 0, 0, 0, 0]),
+        ("descriptor 7", libc::SYS_close, [7, 0, 0, 0, 0]),
         ("descriptor 16", libc::SYS_close, [16, 0, 0, 0, 0]),
         ("descriptor 17", libc::SYS_close, [17, 0, 0, 0, 0]),
     ];

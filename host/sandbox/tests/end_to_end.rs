@@ -1,4 +1,5 @@
 //! Whole executions: a real supervisor, the native driver, the real connector, a real upstream.
+#![cfg(test)]
 
 mod common;
 

@@ -109,8 +109,10 @@ impl Report {
 
     pub(super) fn send_failure(report: BorrowedFd<'_>, failed: StepFailed) {
         let [a, b, c, d] = failed.errno.raw_os_error().to_le_bytes();
-        // If nobody listens, nobody waits for this container.
-        let _ = send(report, &[failed.step.byte(), a, b, c, d], &[]);
+        let bytes = [failed.step.byte(), a, b, c, d];
+        // Not sendmsg: the filter, which is in force at the last step, does not allow it. If
+        // nobody listens, nobody waits for this container.
+        let _ = rustix::net::send(report, &bytes, SendFlags::NOSIGNAL);
     }
 
     pub(super) fn receive(report: BorrowedFd<'_>) -> rustix::io::Result<Self> {
@@ -132,7 +134,7 @@ impl Report {
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
     }
     sendmsg(

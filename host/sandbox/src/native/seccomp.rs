@@ -74,7 +74,7 @@ pub(super) fn filter(exec_fd: i32) -> Result<BpfProgram, FilterError> {
     ];
     rules.insert(libc::SYS_fcntl, any_of(1, &commands)?);
     // Non-blocking and time limits, for the door.
-    let set_nonblocking = u64::from(libc::FIONBIO);
+    let set_nonblocking = libc::FIONBIO;
     let condition = SeccompCondition::new(1, Len::Dword, Op::Eq, set_nonblocking)?;
     rules.insert(libc::SYS_ioctl, vec![all(vec![condition])?]);
     let timeouts = all(vec![is(1, libc::SOL_SOCKET)?, is(2, libc::SO_RCVTIMEO)?])?;

@@ -1,0 +1,256 @@
+//! What the container lets a program do, asked by a program in it; and what happens where the
+//! driver cannot isolate.
+#![cfg(test)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use common::{Bench, children_of, connector, paths, probe, status, until, upstream::Upstream};
+use toani_protocol::{job::JobEnd, plan::Plan};
+use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
+
+/// A plan that tells the probe what to ask the door.
+fn asking(upstream: &Upstream, line: &str) -> Plan {
+    let mut plan = upstream.plan("/ok", None);
+    plan.path = format!("/{line}|");
+    plan
+}
+
+/// Runs the probe; what it tried and what came of it.
+async fn probed(bench: &Bench, upstream: &Upstream) -> BTreeMap<String, String> {
+    let line = format!("CONNECT localhost:{}", upstream.port);
+    let outcome = bench.run(&asking(upstream, &line), b"").await;
+    let JobEnd::Response { body, .. } = outcome.end else {
+        panic!("{:?}", outcome.end);
+    };
+    let text = String::from_utf8(body).unwrap();
+    let line = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
+fn expect_isolated(mut tries: BTreeMap<String, String>) {
+    assert_eq!(tries.remove("door HTTP/1.1").unwrap(), "200");
+    assert_eq!(tries.remove("environment").unwrap(), "0");
+    assert_eq!(tries.remove("arguments").unwrap(), "1");
+    let bad_descriptor = libc::EBADF.to_string();
+    let not_permitted = libc::EPERM.to_string();
+    assert!(tries.len() > 50);
+    for (name, errno) in tries {
+        let expected = if name.starts_with("descriptor ") {
+            &bad_descriptor
+        } else {
+            &not_permitted
+        };
+        assert_eq!(&errno, expected, "{name}");
+    }
+}
+
+/// What /proc says about a container that runs.
+fn expect_nobody(pid: u32, outside: &str) {
+    let is = |name: &str, value: &str| assert_eq!(status(pid, name).unwrap(), value, "{name}");
+    let four = [outside; 4].join("\t");
+    is("Uid:", &four);
+    is("Gid:", &four);
+    is("NoNewPrivs:", "1");
+    is("Seccomp:", "2");
+    is("Threads:", "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        is(set, "0000000000000000");
+    }
+    assert!(status(pid, "NSpid:").unwrap().ends_with("\t1"));
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(limit("Max core file size"), "0");
+    assert_eq!(limit("Max file size"), "0");
+    assert_eq!(limit("Max open files"), "32");
+    assert_eq!(limit("Max processes"), "32");
+    assert_eq!(limit("Max address space"), (512 << 20).to_string());
+}
+
+/// Links to namespaces, the root's content and memory: readable for root only.
+fn expect_apart(pid: u32) {
+    for name in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{name}");
+    }
+    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
+    assert_eq!(root.count(), 0);
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    let options = mounts.split(' ').nth(3).unwrap();
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(options.split(',').any(|one| one == option), "{options}");
+    }
+    let owner = std::fs::metadata(format!("/proc/{pid}/environ")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(owner.uid(), 0, "not dumpable: /proc belongs to root");
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    assert_eq!(fds.count(), 4 + 2, "four, and the probe's copies of two");
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[tokio::test]
+async fn the_probe_can_do_nothing() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::new(paths(probe())).await;
+    expect_isolated(probed(&bench, &upstream).await);
+    bench.containers_end().await;
+}
+
+#[tokio::test]
+async fn a_container_is_what_it_should_be_from_outside() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::new(paths(probe())).await;
+    let mut plan = asking(&upstream, &format!("CONNECT localhost:{}", upstream.port));
+    plan.injection = Some(toani_protocol::policy::Injection::Bearer);
+    plan.class.timeout_ms = 3_000;
+    let looked = async {
+        // It spins once it has connected.
+        let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
+        until("the probe connects", arrived).await;
+        let containers = children_of(bench.launcher());
+        assert_eq!(containers.len(), 1);
+        if is_root() {
+            expect_nobody(containers[0], "65534");
+            expect_apart(containers[0]);
+        } else {
+            let own = rustix::process::geteuid().as_raw().to_string();
+            expect_nobody(containers[0], &own);
+        }
+    };
+    let (outcome, ()) = tokio::join!(bench.run(&plan, b"hang"), looked);
+    assert_eq!(outcome.end, JobEnd::TimedOut, "a reply is one that ends");
+    bench.containers_end().await;
+}
+
+#[tokio::test]
+async fn the_door_refuses_another_host() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::new(paths(probe())).await;
+    let other = Upstream::start().await;
+    for line in [
+        format!("CONNECT localhost:{}", other.port),
+        format!("CONNECT 127.0.0.1:{}", upstream.port),
+        format!("GET localhost:{}", upstream.port),
+    ] {
+        // Without a connection, no answer is believed.
+        let outcome = bench.run(&asking(&upstream, &line), b"").await;
+        assert_eq!(outcome.end, JobEnd::ConnectorFailed, "{line}");
+        assert!(!outcome.connected, "{line}");
+    }
+    for upstream in [upstream, other] {
+        assert_eq!(
+            upstream.accepted.load(std::sync::atomic::Ordering::SeqCst),
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_none_runs_nothing() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::connector().await;
+    let mut plan = upstream.plan("/ok", None);
+    plan.headers.insert("host".into(), "evil".into());
+    let outcome = bench.run(&plan, b"").await;
+    assert_eq!(outcome.end, JobEnd::ConnectorFailed);
+    assert!(!outcome.connected);
+}
+
+/// A program that another user may run too, in the place of the supervisor.
+fn instead_of_supervisor(folder: &Path, name: &str, script: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\nexec {script} \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+fn open_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn it_isolates_for_an_ordinary_user_too() {
+    if !is_root() {
+        // Then all other tests say so.
+        return;
+    }
+    let folder = open_folder();
+    let supervisor = folder.path().join("toani-sandbox");
+    std::fs::copy(env!("CARGO_BIN_EXE_toani-sandbox"), &supervisor).unwrap();
+    let connector = folder.path().join("probe");
+    std::fs::copy(probe(), &connector).unwrap();
+    let script = format!(
+        "setpriv --reuid 1234 --regid 1234 --clear-groups {}",
+        supervisor.display()
+    );
+    let bench = Bench::new(SupervisorPaths {
+        supervisor: instead_of_supervisor(folder.path(), "ordinary", &script),
+        connector,
+    })
+    .await;
+    assert!(
+        status(bench.client.pid(), "Uid:")
+            .unwrap()
+            .starts_with("1234\t")
+    );
+    let upstream = Upstream::start().await;
+    expect_isolated(probed(&bench, &upstream).await);
+    bench.containers_end().await;
+}
+
+async fn cannot_start(paths: &SupervisorPaths) -> String {
+    match SupervisorClient::spawn(paths).await {
+        Err(SpawnError::CannotIsolate(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_connector_with_shared_libraries_is_refused_with_the_remedy() {
+    let why = cannot_start(&paths("/bin/true".into())).await;
+    assert!(why.contains("+crt-static"), "{why}");
+    let why = cannot_start(&paths("/nonexistent".into())).await;
+    assert!(why.contains("the connector cannot be read"), "{why}");
+}
+
+/// In a user namespace without a user 65534, and in one in which no other may be made.
+#[tokio::test]
+async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
+    let folder = open_folder();
+    let supervisor = env!("CARGO_BIN_EXE_toani-sandbox");
+    for (name, script, expected) in [
+        ("root", format!("unshare -Ur {supervisor}"), "CAP_SETUID"),
+        (
+            "none",
+            format!(
+                "unshare -U --map-user=1000 --keep-caps sh -c \
+                 'echo 0 >/proc/sys/user/max_user_namespaces; exec {supervisor} \"$@\"' sh"
+            ),
+            "max_user_namespaces",
+        ),
+    ] {
+        let paths = SupervisorPaths {
+            supervisor: instead_of_supervisor(folder.path(), name, &script),
+            connector: connector(),
+        };
+        let why = cannot_start(&paths).await;
+        assert!(why.contains(expected), "{why}");
+    }
+}
