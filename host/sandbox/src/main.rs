@@ -60,10 +60,13 @@ fn supervise(connector: &Path) -> anyhow::Result<()> {
     stream.set_nonblocking(true)?;
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(stream, connector))
+        .build()?;
+    let end = runtime.block_on(serve(stream, connector));
+    // A name that is still being resolved is nothing to wait for.
+    runtime.shutdown_background();
+    end
 }
 
 async fn serve(stream: std::os::unix::net::UnixStream, connector: &Path) -> anyhow::Result<()> {

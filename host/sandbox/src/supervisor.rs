@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     driver::{Driver, Parked},
     execution::{self, Work},
-    messages::{self, EXECUTIONS_AT_ONCE_MAX, FrameError, Message, Refusal, Request},
+    messages::{self, EXECUTIONS_AT_ONCE_MAX, FrameError, Message, Request},
     seal::{JobKey, OpenJob},
 };
 
@@ -53,9 +53,10 @@ pub async fn serve<D: Driver>(
             };
             let (driver, key, answers) = (Arc::clone(&driver), Arc::clone(&key), answers.clone());
             tokio::spawn(async move {
-                let message = answer(&*driver, &key, request).await;
-                // Nobody is left to be told if this fails; the gateway knows the job as lost.
-                let _ = answers.send(message).await;
+                if let Some(message) = answer(&*driver, &key, request).await {
+                    // Nobody is left to be told if this fails; the gateway knows the job as lost.
+                    let _ = answers.send(message).await;
+                }
                 drop(permit);
             });
         }
@@ -66,16 +67,16 @@ pub async fn serve<D: Driver>(
     }
 }
 
-async fn answer<D: Driver>(driver: &D, key: &JobKey, request: Request) -> Message {
+/// `None` if the outcome cannot be sealed: then nobody may be told that nothing happened.
+async fn answer<D: Driver>(driver: &D, key: &JobKey, request: Request) -> Option<Message> {
     let id = request.id;
-    let refused = |reason| Message::Refused { id, reason };
     let OpenJob {
         header,
         job,
         answer,
     } = match key.open(&request.job) {
         Ok(open) => open,
-        Err(reason) => return refused(reason),
+        Err(reason) => return Some(Message::Refused { id, reason }),
     };
     let outcome = match Work::new(job) {
         None => execution::not_run(),
@@ -87,10 +88,8 @@ async fn answer<D: Driver>(driver: &D, key: &JobKey, request: Request) -> Messag
             }
         },
     };
-    match answer.seal(&outcome) {
-        Some(outcome) => Message::Outcome { id, outcome },
-        None => refused(Refusal::NotForUs),
-    }
+    let outcome = answer.seal(&outcome)?;
+    Some(Message::Outcome { id, outcome })
 }
 
 /// One line on the process's log. Never a byte of a job.

@@ -130,6 +130,53 @@ async fn tls_is_refused_unless_pin_name_and_time_are_right() {
 }
 
 #[tokio::test]
+async fn a_pinned_certificate_without_its_key_is_refused() {
+    let bench = Bench::connector().await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let identity = Identity {
+            stolen: true,
+            ..Identity::default()
+        };
+        let upstream = Upstream::with(identity, &[version]).await;
+        let plan = upstream.plan("/ok", Some(Injection::Bearer));
+        assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::TlsRefused);
+        assert_eq!(upstream.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_speak_tls_gets_no_credential() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bench = Bench::connector().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let plain = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        stream.write_all(plain).await.unwrap();
+        let mut all = Vec::new();
+        // The other side may close while bytes are on their way.
+        let _ = stream.read_to_end(&mut all).await;
+        all
+    });
+    let pin = toani_protocol::ids::Hash::of(b"");
+    let plan = common::plan(port, pin, "/ok", Some(Injection::Bearer));
+    assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::TlsRefused);
+    let seen = server.await.unwrap();
+    assert!(!seen.windows(SECRET.len()).any(|part| part == SECRET));
+}
+
+#[tokio::test]
+async fn a_killed_launcher_ends_the_supervisor() {
+    let bench = Bench::connector().await;
+    kill(bench.launcher());
+    bench.client.gone().await;
+    let upstream = Upstream::start().await;
+    let end = bench.try_run(&upstream.plan("/ok", None), b"").await;
+    assert_eq!(end.unwrap_err(), RunError::SandboxLost);
+}
+
+#[tokio::test]
 async fn pinned_keys_work_in_both_versions_and_for_issued_certificates() {
     let bench = Bench::connector().await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {

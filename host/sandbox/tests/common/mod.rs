@@ -6,7 +6,7 @@ use std::{
     process::Command,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -96,7 +96,7 @@ pub(crate) fn paths(connector: PathBuf) -> SupervisorPaths {
 pub(crate) struct Bench {
     pub(crate) client: SupervisorClient,
     pub(crate) hello: SandboxHello,
-    next: AtomicU8,
+    next: AtomicU32,
 }
 
 impl Bench {
@@ -105,7 +105,7 @@ impl Bench {
         Self {
             client,
             hello,
-            next: AtomicU8::new(1),
+            next: AtomicU32::new(1),
         }
     }
 
@@ -118,8 +118,8 @@ impl Bench {
         let header = JobHeader {
             instance: Hash::of(b"instance"),
             boot: BootId::from_random([1; 16]),
-            execution: ExecutionId::from_random([number; 16]),
-            jti: Hash::of(&[number]),
+            execution: ExecutionId::from_random(u128::from(number).to_le_bytes()),
+            jti: Hash::of(&number.to_le_bytes()),
         };
         let job = Job {
             plan: plan.seal().unwrap().0,

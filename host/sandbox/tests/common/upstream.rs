@@ -15,6 +15,8 @@ use base64::{
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 use toani_protocol::ids::Hash;
 use tokio::{
@@ -43,6 +45,8 @@ pub(crate) struct Identity {
     pub(crate) expired: bool,
     /// Issued by an authority that nobody knows, instead of by itself.
     pub(crate) issued: bool,
+    /// The certificate is shown without having its key.
+    pub(crate) stolen: bool,
 }
 
 impl Default for Identity {
@@ -51,6 +55,7 @@ impl Default for Identity {
             name: "localhost",
             expired: false,
             issued: false,
+            stolen: false,
         }
     }
 }
@@ -74,8 +79,23 @@ fn certificate(
         params.self_signed(&key).unwrap()
     };
     let pin = Hash::of(&rcgen::PublicKeyData::subject_public_key_info(&key));
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let own = if identity.stolen {
+        rcgen::KeyPair::generate().unwrap()
+    } else {
+        key
+    };
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.serialize_der()));
     (vec![cert.der().clone()], key, pin)
+}
+
+/// Shows a certificate without asking whether the key is its own.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
 }
 
 impl Upstream {
@@ -93,8 +113,10 @@ impl Upstream {
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
+            .with_cert_resolver(Arc::new(Shown(Arc::new(CertifiedKey::new(
+                chain,
+                rustls::crypto::ring::sign::any_supported_type(&key).unwrap(),
+            )))));
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Self {
