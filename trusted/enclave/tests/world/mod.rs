@@ -1,0 +1,610 @@
+//! A host, an agent, approvers, an owner and a supervisor around the real state machine.
+//!
+//! The host here is the honest one; tests make it lie.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of the world")]
+
+use std::collections::BTreeMap;
+
+use aes_gcm::{
+    Aes256Gcm, Key, KeyInit, Nonce,
+    aead::{Aead, Payload},
+};
+use ed25519_dalek::SigningKey;
+use getrandom::SysRng;
+use hpke::{
+    Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256,
+    kem::X25519HkdfSha256, setup_receiver, setup_sender_with_rng,
+};
+use p256::ecdsa::{Signature as EcdsaSignature, SigningKey as PasskeyKey, signature::Signer};
+use rand_core::UnwrapErr;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use toani_enclave::{Enclave, Platform, Secret};
+use toani_protocol::{
+    ActionId, ExecutionId, Hash, Reason, TenantId, Time,
+    approval::{ApprovalProof, Assertion, Evidence, Statement, Verdict},
+    assurance::SandboxLevel,
+    canonical,
+    credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
+    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat},
+    job::{JOB_INFO, Job, JobEnd, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob, SealedOutcome},
+    policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy},
+    record::{ExecutionResult, Record},
+    request::{ActionRequest, AgentProof, ReadRequest},
+    sign::{self, Bytes, Label, PublicKey, Signed},
+    wire::{
+        self, ActionState, ActionStatus, Answer, Call, Command, Effect, Facts, Finished, Read,
+        Redeemed, Reply, WIRE_VERSION,
+    },
+};
+
+pub const SECRET: &str = "canary-5up3r-s3cret-value";
+pub const MEASUREMENT: Hash = Hash::new([0x5a; 32]);
+pub const ORIGIN: &str = "log.example/test";
+pub const START_MS: u64 = 1_790_000_000_000;
+
+pub fn rng() -> UnwrapErr<SysRng> {
+    UnwrapErr(SysRng)
+}
+
+pub struct Machine {
+    pub l0: [u8; 32],
+    pub measurement: Hash,
+}
+
+impl Platform for Machine {
+    fn sealing_key(&self) -> Secret<32> {
+        Secret::filled(|bytes| bytes.copy_from_slice(&self.l0))
+    }
+
+    fn measurement(&self) -> Hash {
+        self.measurement
+    }
+}
+
+pub struct World {
+    pub enclave: Enclave,
+    pub now: Time,
+    pub log: Vec<Vec<u8>>,
+    pub blobs: BTreeMap<Hash, Vec<u8>>,
+    pub salts: Vec<(TenantId, Vec<u8>)>,
+    pub manifest: Vec<u8>,
+    pub sealed_root: Vec<u8>,
+    pub facts: Option<Facts>,
+    pub supervisor: <X25519HkdfSha256 as Kem>::PrivateKey,
+    pub hello: SandboxHello,
+}
+
+pub fn signing_key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub fn operator() -> SigningKey {
+    signing_key(1)
+}
+pub fn policy_key() -> SigningKey {
+    signing_key(2)
+}
+pub fn owner() -> SigningKey {
+    signing_key(3)
+}
+pub fn agent() -> SigningKey {
+    signing_key(4)
+}
+pub fn clerk() -> SigningKey {
+    signing_key(5)
+}
+pub fn passkey(seed: u8) -> PasskeyKey {
+    PasskeyKey::from_slice(&[seed; 32]).unwrap()
+}
+pub fn tenant() -> TenantId {
+    TenantId::of_first_key(&PublicKey::of(&policy_key()))
+}
+
+pub fn passkey_entry(seed: u8, software: bool) -> ApproverKey {
+    let point = passkey(seed).verifying_key().to_sec1_point(false);
+    ApproverKey::Passkey(Passkey {
+        key: Es256Key(point.as_bytes().try_into().unwrap()),
+        rp_id: "approve.example".into(),
+        origins: vec!["https://approve.example".into()],
+        software,
+    })
+}
+
+/// A brokerage policy: read the balance (tier 0), move little (tier 1), buy stock (tier 2).
+pub fn policy_document(version: u64) -> Value {
+    json!({
+        "format": "toani-policy/1",
+        "tenant": tenant(),
+        "id": "brokerage",
+        "version": version,
+        "not_before": "2026-01-01T00:00:00Z",
+        "expires": "2027-01-01T00:00:00Z",
+        "namespace": "main",
+        "persons": {
+            "anna": {"keys": [passkey_entry(40, true)]},
+            "ben": {"keys": [passkey_entry(41, false)]},
+            "clara": {"keys": [ApproverKey::Ed25519(PublicKey::of(&clerk()))]},
+            "dev": {"keys": [passkey_entry(43, false)]},
+        },
+        "agents": {
+            "trader": {"key": {"ed25519": PublicKey::of(&agent())}, "behind": ["dev"]},
+            "simple": {"key": {"api_key": toani_protocol::policy::api_key_hash(b"tk_simple")}},
+        },
+        "credentials": {"broker": {"owner": PublicKey::of(&owner())}},
+        "services": {
+            "broker": {
+                "connector": "direct_api",
+                "endpoint": {"host": "api.broker.example", "port": 443},
+                "auth": {"credential": "broker", "injection": "bearer"},
+                "actions": {
+                    "read_balance": {
+                        "params": {"type": "object", "properties": {"account": {"type": "string"}},
+                                   "required": ["account"]},
+                        "request": {"method": "GET", "path": "/v1/accounts/{account}/balance"},
+                        "result": {"balance": {"pointer": "/balance", "type": "integer", "required": true}},
+                        "tier": 0,
+                    },
+                    "move": {
+                        "params": {"type": "object", "properties": {
+                            "amount": {"type": "integer", "minimum": 0, "maximum": 1000}},
+                            "required": ["amount"]},
+                        "request": {"method": "POST", "path": "/v1/moves",
+                                    "body": {"amount": {"$param": "amount"}}},
+                        "tier": 1,
+                        "raise": [{"when": {"param": "amount", "is": "above", "value": 100}, "tier": 2}],
+                        "approval": {"approvers": ["anna", "clara", "dev"], "threshold": 1, "wait_s": 60},
+                    },
+                    "buy_stock": {
+                        "params": {"type": "object", "properties": {
+                            "symbol": {"type": "string", "enum": ["ACME", "INIT"]},
+                            "quantity": {"type": "integer", "minimum": 1, "maximum": 100}},
+                            "required": ["symbol", "quantity"]},
+                        "request": {"method": "POST", "path": "/v1/orders",
+                                    "body": {"symbol": {"$param": "symbol"}, "quantity": {"$param": "quantity"}}},
+                        "result": {"order": {"pointer": "/id", "type": "string"}},
+                        "tier": 2,
+                        "approval": {"approvers": ["anna", "ben", "dev"], "threshold": 2, "wait_s": 600},
+                    },
+                },
+            },
+        },
+        "quotas": {
+            "shares": {"measure": {"sum": "quantity"}, "per": "policy", "window": {"fixed_s": 86400},
+                       "limit": 150, "actions": ["broker.buy_stock"]},
+            "reads": {"measure": "count", "per": "agent", "window": {"rolling_s": 60}, "limit": 40},
+        },
+    })
+}
+
+pub fn sign_policy(document: Value, key: &SigningKey) -> Vec<u8> {
+    let policy: Policy = serde_json::from_value(document).unwrap();
+    canonical::encode(&Signed::by(key, Label::Policy, policy).unwrap()).unwrap()
+}
+
+impl World {
+    /// An instance with a policy, a credential and a sandbox.
+    pub fn new() -> Self {
+        let mut world = Self::born();
+        world.ok(world.admission(1, vec![world.hello.measurement]));
+        world.connect();
+        world.ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
+        world.ok(world.credential(1, SECRET));
+        world
+    }
+
+    /// An instance and nothing more.
+    pub fn born() -> Self {
+        let manifest = canonical::encode(&Manifest {
+            format: ManifestFormat::V1,
+            sgx_roots: vec![],
+            snp_roots: vec![],
+            operators: vec![PublicKey::of(&operator())],
+            quorum: 1,
+            log_origin: ORIGIN.into(),
+            nonce: Hash::of(b"nonce"),
+        })
+        .unwrap();
+        let (supervisor, public) = X25519HkdfSha256::gen_keypair_with_rng(&mut rng());
+        let hello = SandboxHello { measurement: Hash::of(b"sandbox"), key: public.to_bytes().into() };
+        let mut world = Self {
+            enclave: cold([7; 32], MEASUREMENT),
+            now: Time::from_ms(START_MS),
+            log: vec![],
+            blobs: BTreeMap::new(),
+            salts: vec![],
+            manifest: manifest.clone(),
+            sealed_root: vec![],
+            facts: None,
+            supervisor,
+            hello,
+        };
+        match world.ok(Command::Birth { manifest }) {
+            Answer::Born { sealed_root } => world.sealed_root = sealed_root,
+            other => panic!("{other:?}"),
+        }
+        world.finish_boot();
+        world
+    }
+
+    /// Restarts the enclave from what the host kept.
+    pub fn reboot(&mut self) {
+        self.try_reboot().unwrap();
+        self.connect();
+    }
+
+    pub fn try_reboot(&mut self) -> Result<(), Reason> {
+        self.enclave = cold([7; 32], MEASUREMENT);
+        let (manifest, sealed_root) = (self.manifest.clone(), self.sealed_root.clone());
+        self.call(Command::Boot { manifest, sealed_root })?;
+        let leaves = self.log.clone();
+        self.call(Command::Replay { leaves })?;
+        self.try_finish_boot()
+    }
+
+    fn finish_boot(&mut self) {
+        self.try_finish_boot().unwrap();
+    }
+
+    pub fn try_finish_boot(&mut self) -> Result<(), Reason> {
+        let Answer::Needs { blobs } = self.call(Command::ReplayEnd)? else { panic!() };
+        let blobs = blobs.iter().filter_map(|hash| self.blobs.get(hash).cloned()).collect();
+        self.call(Command::Blobs { blobs })?;
+        match self.call(Command::Start { salts: self.salts.clone() })? {
+            Answer::Started(facts) => self.facts = Some(facts),
+            other => panic!("{other:?}"),
+        }
+        self.durable();
+        Ok(())
+    }
+
+    /// One raw call.
+    pub fn raw(&mut self, bytes: &[u8]) -> Reply {
+        let checked = self.enclave.check(bytes, &mut rng());
+        let reply = self.enclave.apply(checked, &mut rng());
+        wire::decode(&reply, usize::MAX).unwrap()
+    }
+
+    /// One call, its effects carried out as an honest host does.
+    pub fn call(&mut self, command: Command) -> Result<Answer, Reason> {
+        let call = Call { version: WIRE_VERSION, now: self.now, command };
+        let reply = self.raw(&wire::encode(&call).unwrap());
+        self.carry_out(reply.effects);
+        reply.answer
+    }
+
+    pub fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append { index, leaf } => {
+                    assert_eq!(index, self.log.len() as u64);
+                    self.log.push(leaf);
+                }
+                Effect::PutBlob { bytes, .. } => {
+                    self.blobs.insert(Hash::of(&bytes), bytes);
+                }
+                Effect::PutSalt { tenant, wrapped, .. } => self.salts.push((tenant, wrapped)),
+            }
+        }
+    }
+
+    pub fn ok(&mut self, command: Command) -> Answer {
+        self.call(command).unwrap()
+    }
+
+    pub fn durable(&mut self) -> String {
+        match self.ok(Command::Durable { size: self.log.len() as u64 }) {
+            Answer::Checkpoint { note, .. } => note,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn facts(&self) -> &Facts {
+        self.facts.as_ref().unwrap()
+    }
+
+    pub fn connect(&mut self) {
+        self.ok(Command::ConnectSandbox { hello: self.hello.clone() });
+    }
+
+    pub fn records(&self) -> Vec<Record> {
+        self.log.iter().map(|leaf| Record::decode(leaf).unwrap()).collect()
+    }
+
+    pub fn last_record(&self) -> Record {
+        Record::decode(self.log.last().unwrap()).unwrap()
+    }
+
+    pub fn admission(&self, version: u64, measurements: Vec<Hash>) -> Command {
+        let sandboxes = measurements
+            .into_iter()
+            .map(|measurement| AdmittedSandbox { measurement, level: SandboxLevel::Native })
+            .collect();
+        let list = AdmissionList {
+            format: AdmissionFormat::V1,
+            instance: self.facts().instance,
+            version,
+            sandboxes,
+        };
+        let signed = Signed::by(&operator(), Label::Admission, list).unwrap();
+        Command::Admit { admission: canonical::encode(&signed).unwrap() }
+    }
+
+    pub fn credential_header(&self, version: u64) -> CredentialHeader {
+        CredentialHeader {
+            instance: self.facts().instance,
+            tenant: tenant(),
+            namespace: "main".parse().unwrap(),
+            owner: PublicKey::of(&owner()),
+            id: "broker".parse().unwrap(),
+            version,
+            endpoints: vec![Endpoint { host: "api.broker.example".into(), port: 443, private: false }],
+            injection: Injection::Bearer,
+            rotate: false,
+        }
+    }
+
+    pub fn credential(&self, version: u64, value: &str) -> Command {
+        let header = self.credential_header(version);
+        let sealed = self.seal_credential(header, value, &owner());
+        Command::PutCredential { credential: canonical::encode(&sealed).unwrap() }
+    }
+
+    pub fn seal_credential(
+        &self,
+        header: CredentialHeader,
+        value: &str,
+        signer: &SigningKey,
+    ) -> SealedCredential {
+        let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.facts().intake_key).unwrap();
+        let (encapsulated, mut context) =
+            setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+                &OpModeS::Base,
+                &key,
+                INTAKE_INFO,
+                &mut rng(),
+            )
+            .unwrap();
+        let aad = canonical::encode(&header).unwrap();
+        let ciphertext = Bytes(context.seal(value.as_bytes(), &aad).unwrap());
+        let encapsulated = Bytes(encapsulated.to_bytes().to_vec());
+        let bytes = SealedCredential::signed_bytes(&header, &encapsulated, &ciphertext).unwrap();
+        let signature = sign::sign(signer, Label::Credential, &bytes);
+        SealedCredential { header, encapsulated, ciphertext, signature }
+    }
+
+    pub fn request(&self, action: &str, params: Value, key: &str) -> ActionRequest {
+        ActionRequest {
+            instance: self.facts().instance,
+            boot: self.facts().boot.clone(),
+            tenant: tenant(),
+            agent: "trader".parse().unwrap(),
+            user: "customer".parse().unwrap(),
+            service: "broker".parse().unwrap(),
+            action: action.parse().unwrap(),
+            params: canonical::Json(params),
+            idempotency_key: key.into(),
+            issued_at: self.now,
+            expires_at: self.now.plus_ms(60_000),
+        }
+    }
+
+    pub fn decide(&mut self, request: &ActionRequest) -> Result<ActionStatus, Reason> {
+        let (request, proof) = prove(request);
+        match self.call(Command::Decide { request, proof })? {
+            Answer::Action(status) => Ok(status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn poll(&mut self, action: &ActionId) -> Result<ActionState, Reason> {
+        let read = self.read(action.as_str());
+        match self.call(Command::Poll { action: action.clone(), read })? {
+            Answer::Action(status) => Ok(status.state),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn read(&self, id: &str) -> Read {
+        let request = ReadRequest {
+            instance: self.facts().instance,
+            boot: self.facts().boot.clone(),
+            tenant: tenant(),
+            agent: "trader".parse().unwrap(),
+            id: id.into(),
+            issued_at: self.now,
+            expires_at: self.now.plus_ms(60_000),
+        };
+        let request = canonical::encode(&request).unwrap();
+        let signature = sign::sign(&agent(), Label::Read, &request);
+        Read::Signed { request, proof: AgentProof::Signature(signature) }
+    }
+
+    pub fn statement(&mut self, action: &ActionId) -> Statement {
+        match self.ok(Command::Statement { action: action.clone() }) {
+            Answer::Statement { statement } => {
+                let signed: Signed<Statement> = canonical::decode(&statement, usize::MAX).unwrap();
+                signed.verify(Label::Statement, &[self.facts().chain_key], 1).unwrap();
+                signed.payload
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn approve(&mut self, evidence: &Evidence) -> Result<wire::ApprovalStatus, Reason> {
+        let evidence = canonical::encode(evidence).unwrap();
+        match self.call(Command::Approve { evidence })? {
+            Answer::Approval { status } => Ok(status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn execute(
+        &mut self,
+        token: Option<&str>,
+        request: &ActionRequest,
+    ) -> Result<Answer, Reason> {
+        let (request, proof) = prove(request);
+        self.call(Command::Execute { token: token.map(String::from), request, proof })
+    }
+
+    pub fn redeem(
+        &mut self,
+        token: Option<&str>,
+        request: &ActionRequest,
+    ) -> Result<Redeemed, Reason> {
+        match self.execute(token, request)? {
+            Answer::Redeemed(redeemed) => Ok(redeemed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn release(&mut self, execution: &ExecutionId) -> Result<SealedJob, Reason> {
+        match self.call(Command::Release { execution: execution.clone() })? {
+            Answer::Job(job) => Ok(job),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the supervisor sees of a job, and the key for its outcome.
+    pub fn open_job(&self, sealed: &SealedJob) -> (Job, [u8; 32]) {
+        let info = [
+            JOB_INFO,
+            sealed.header.instance.as_bytes(),
+            sealed.header.boot.as_str().as_bytes(),
+        ]
+        .concat();
+        let encapsulated =
+            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated).unwrap();
+        let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &self.supervisor,
+            &encapsulated,
+            &info,
+        )
+        .unwrap();
+        let aad = wire::encode(&sealed.header).unwrap();
+        let plaintext = context.open(&sealed.ciphertext, &aad).unwrap();
+        let mut key = [0; 32];
+        context.export(OUTCOME_EXPORT, &mut key).unwrap();
+        (wire::decode(&plaintext, usize::MAX).unwrap(), key)
+    }
+
+    pub fn finish(
+        &mut self,
+        execution: &ExecutionId,
+        outcome: Option<SealedOutcome>,
+    ) -> Result<(Finished, ExecutionResult), Reason> {
+        match self.call(Command::Finish { execution: execution.clone(), outcome })? {
+            Answer::Finished(finished) => {
+                let result = canonical::decode(&finished.result, usize::MAX).unwrap();
+                Ok((finished, result))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// From a redeemed token to the end, with this upstream answer.
+    pub fn run(&mut self, redeemed: &Redeemed, outcome: &JobOutcome) -> ExecutionResult {
+        self.durable();
+        let job = self.release(&redeemed.execution).unwrap();
+        let (_, key) = self.open_job(&job);
+        let sealed = seal_outcome(&job, &key, outcome);
+        self.finish(&redeemed.execution, Some(sealed)).unwrap().1
+    }
+}
+
+pub fn cold(l0: [u8; 32], measurement: Hash) -> Enclave {
+    Enclave::new(Box::new(Machine { l0, measurement }))
+}
+
+pub fn prove(request: &ActionRequest) -> (Vec<u8>, AgentProof) {
+    let bytes = canonical::encode(request).unwrap();
+    let signature = sign::sign(&agent(), Label::Request, &bytes);
+    (bytes, AgentProof::Signature(signature))
+}
+
+pub fn seal_outcome(job: &SealedJob, key: &[u8; 32], outcome: &JobOutcome) -> SealedOutcome {
+    let aad = wire::encode(&job.header).unwrap();
+    let msg = wire::encode(outcome).unwrap();
+    let ciphertext = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
+        .encrypt(&Nonce::from([0; 12]), Payload { msg: &msg, aad: &aad })
+        .unwrap();
+    SealedOutcome { ciphertext }
+}
+
+pub fn answered(status: u16, body: Value) -> JobOutcome {
+    JobOutcome {
+        end: JobEnd::Response { status, body: body.to_string().into_bytes() },
+        secret_seen: false,
+        connected: true,
+        bytes_out: 100,
+        bytes_in: 100,
+    }
+}
+
+pub fn ended(end: JobEnd, connected: bool) -> JobOutcome {
+    JobOutcome { end, secret_seen: false, connected, bytes_out: 0, bytes_in: 0 }
+}
+
+/// A passkey's answer, made by software.
+pub struct Gesture {
+    pub seed: u8,
+    pub software: bool,
+    pub flags: u8,
+    pub origin: &'static str,
+    pub rp_id: &'static str,
+    pub kind: &'static str,
+    pub extra: &'static str,
+}
+
+impl Gesture {
+    pub const fn new(seed: u8, software: bool) -> Self {
+        Self {
+            seed,
+            software,
+            flags: 0x05,
+            origin: "https://approve.example",
+            rp_id: "approve.example",
+            kind: "webauthn.get",
+            extra: ",\"crossOrigin\":false",
+        }
+    }
+
+    pub fn evidence(&self, person: &str, statement: &Statement, verdict: Verdict) -> Evidence {
+        let hash = Statement::hash_of(&canonical::encode(statement).unwrap());
+        let challenge = data_encoding::BASE64URL_NOPAD.encode(verdict.challenge(&hash).as_bytes());
+        let client_data = format!(
+            "{{\"type\":\"{}\",\"challenge\":\"{challenge}\",\"origin\":\"{}\"{}}}",
+            self.kind, self.origin, self.extra
+        );
+        let mut data = Sha256::digest(self.rp_id.as_bytes()).to_vec();
+        data.push(self.flags);
+        data.extend_from_slice(&[0, 0, 0, 1]);
+        let message = [data.as_slice(), &Sha256::digest(client_data.as_bytes())].concat();
+        let signature: EcdsaSignature = passkey(self.seed).sign(&message);
+        Evidence {
+            action_id: statement.action_id.clone(),
+            person: person.parse().unwrap(),
+            verdict,
+            key: passkey_entry(self.seed, self.software),
+            proof: ApprovalProof::Webauthn(Assertion {
+                authenticator_data: Bytes(data),
+                client_data_json: Bytes(client_data.into_bytes()),
+                signature: Bytes(signature.to_der().as_bytes().to_vec()),
+            }),
+        }
+    }
+}
+
+/// An approval by an Ed25519 key.
+pub fn key_evidence(person: &str, key: &SigningKey, statement: &Statement, verdict: Verdict) -> Evidence {
+    let hash = Statement::hash_of(&canonical::encode(statement).unwrap());
+    Evidence {
+        action_id: statement.action_id.clone(),
+        person: person.parse().unwrap(),
+        verdict,
+        key: ApproverKey::Ed25519(PublicKey::of(key)),
+        proof: ApprovalProof::Ed25519(sign::sign(key, verdict.label(), hash.as_bytes())),
+    }
+}
