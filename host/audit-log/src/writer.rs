@@ -137,12 +137,15 @@ impl<S: Storage> Writer<S> {
             }
             queue = self.shared.wait(queue);
         }
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut batch = Vec::with_capacity(queue.pending.len());
+        let mut bytes = 0;
         while bytes < BATCH_BYTES_MAX {
             let next = queue.next;
-            let Some(placed) = queue.pending.remove(&next) else {
+            let first = queue.pending.first_entry();
+            let Some(first) = first.filter(|first| *first.key() == next) else {
                 break;
             };
+            let placed = first.remove();
             bytes += placed.leaf.len();
             queue.next += 1;
             batch.push(placed);
@@ -183,12 +186,14 @@ impl<S: Storage> Writer<S> {
             .index
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let added = u64::try_from(places.len()).unwrap_or(u64::MAX);
+        let size = index.size().saturating_add(added);
+        // Whoever waits may go on at once; who reads now waits for this lock, and then sees it all.
+        self.durable.send_replace(size);
         for (offset, hash, tenant) in places {
             index.push(offset, hash, tenant);
         }
-        let size = index.size();
         drop(index);
-        self.durable.send_replace(size);
         // Who has just looked and is about to wait holds this lock.
         drop(self.shared.queue());
         self.shared.changed.notify_all();

@@ -449,6 +449,7 @@ fn agrees(receipt: &Receipt, record: &Record) -> bool {
         && about.assurance == Some(receipt.assurance)
         && record.boot == receipt.boot
         && record.tee_mrenclave == receipt.tee_mrenclave
+        && record.admission == receipt.admission
         && same(&about.action_id, &receipt.action_id)
         && same(&about.agent, &receipt.agent)
         && same(&about.service, &receipt.service)
