@@ -10,7 +10,6 @@ mod confine;
 mod control;
 mod sealing_key;
 mod serve;
-mod standin;
 
 use std::{
     io::Read,
@@ -59,7 +58,7 @@ fn prepare(control: &mut Control) -> Result<(Machine, control::Lanes)> {
     confine::leave_network();
     // Entering a namespace may have undone some of it.
     confine::harden()?;
-    Ok((Machine::new(&key, measurement), lanes))
+    Ok((Machine::new(key, measurement), lanes))
 }
 
 fn data_folder() -> Result<PathBuf> {

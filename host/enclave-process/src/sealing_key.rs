@@ -8,25 +8,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use zeroize::Zeroize;
+use toani_enclave::Secret;
 
 const NAME: &str = "l0.key";
 /// The key while it is written; a leftover is from a start that was cut short.
 const NAME_NEW: &str = "l0.key.new";
 const OWNER_ONLY: u32 = 0o600;
 
-/// The key, in the locked arena.
-#[repr(C, align(64))]
-pub(crate) struct SealingKey(pub(crate) [u8; 32]);
-
-impl Drop for SealingKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
 /// Reads the key, or makes one where there is none.
-pub(crate) fn open_or_create(data: &Path) -> Result<Box<SealingKey>> {
+pub(crate) fn open_or_create(data: &Path) -> Result<Secret<32>> {
     let path = data.join(NAME);
     let shown = path.display();
     let mut file = match open(&path) {
@@ -51,8 +41,8 @@ pub(crate) fn open_or_create(data: &Path) -> Result<Box<SealingKey>> {
             "{shown} has mode {mode:o}, so that others may have read it; if nobody has: chmod 600 {shown}"
         );
     }
-    let mut key = Box::new(SealingKey([0; 32]));
-    let whole = file.read_exact(&mut key.0).is_ok() && file.read(&mut [0])? == 0;
+    let mut key = Secret::<32>::zeroed();
+    let whole = file.read_exact(key.bytes_mut()).is_ok() && file.read(&mut [0])? == 0;
     if !whole {
         bail!("{shown} does not hold exactly 32 bytes; restore it from a backup");
     }
@@ -74,15 +64,15 @@ fn create(data: &Path) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let mut key = Box::new(SealingKey([0; 32]));
-    getrandom::fill(&mut key.0).context("the system gives no random bytes")?;
+    let mut key = Secret::<32>::zeroed();
+    getrandom::fill(key.bytes_mut()).context("the system gives no random bytes")?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(OWNER_ONLY)
         .custom_flags(libc::O_NOFOLLOW)
         .open(&aside)?;
-    file.write_all(&key.0)?;
+    file.write_all(key.bytes())?;
     file.sync_all()?;
     std::fs::hard_link(&aside, data.join(NAME))?;
     std::fs::remove_file(&aside)?;
@@ -100,8 +90,11 @@ mod tests {
         // Left over from a start that was cut short.
         std::fs::write(folder.path().join(NAME_NEW), [1; 7]).unwrap();
         let first = open_or_create(folder.path()).unwrap();
-        assert_ne!(first.0, [0; 32]);
-        assert_eq!(open_or_create(folder.path()).unwrap().0, first.0);
+        assert_ne!(*first.bytes(), [0; 32]);
+        assert_eq!(
+            open_or_create(folder.path()).unwrap().bytes(),
+            first.bytes()
+        );
         let facts = std::fs::metadata(folder.path().join(NAME)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -127,7 +120,6 @@ mod tests {
         for length in [0, 31, 33] {
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600);
-            file = file;
             file.open(&path)
                 .unwrap()
                 .write_all(&vec![1; length])

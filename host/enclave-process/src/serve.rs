@@ -8,6 +8,7 @@ use std::{
 };
 
 use rand_core::UnwrapErr;
+use toani_enclave::{Enclave, Platform, Secret};
 use toani_protocol::{
     Reason,
     ids::Hash,
@@ -18,8 +19,6 @@ use toani_protocol::{
 use crate::{
     confine,
     control::{Control, LANES, Lanes},
-    sealing_key::SealingKey,
-    standin::Enclave,
 };
 
 /// The random numbers of the system. Where they fail, the process stops.
@@ -30,10 +29,27 @@ pub(crate) struct Machine {
     enclave: RwLock<Enclave>,
 }
 
+/// This process as what the enclave runs on: no TEE, a key in a file, its own hash.
+struct Process {
+    key: Secret<32>,
+    measurement: Hash,
+}
+
+impl Platform for Process {
+    fn sealing_key(&self) -> Secret<32> {
+        Secret::filled(|copy| copy.copy_from_slice(self.key.bytes()))
+    }
+
+    fn measurement(&self) -> Hash {
+        self.measurement
+    }
+}
+
 impl Machine {
-    pub(crate) fn new(key: &SealingKey, measurement: Hash) -> Self {
+    pub(crate) fn new(key: Secret<32>, measurement: Hash) -> Self {
+        let process = Process { key, measurement };
         Self {
-            enclave: RwLock::new(Enclave::new(key.0, measurement)),
+            enclave: RwLock::new(Enclave::new(Box::new(process))),
         }
     }
 

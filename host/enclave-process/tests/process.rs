@@ -1,5 +1,7 @@
 //! The process as its host meets it: what it gives up, what it refuses, how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::{
     fs::Permissions,
     os::unix::{fs::PermissionsExt, process::CommandExt},
@@ -164,7 +166,8 @@ async fn hostile_frames_harm_no_lane() {
             let reply = enclave.call_bytes(hostile).await.unwrap();
             let reply: Reply = wire::decode(&reply, MESSAGE_BYTES_MAX).unwrap();
             assert!(reply.answer.is_err() && reply.effects.is_empty());
-            enclave.call(Command::Tick).await.unwrap()
+            let reply = enclave.call(Command::Tick).await.unwrap();
+            assert_eq!(reply.answer, Err(toani_protocol::Reason::NotReady));
         }));
     }
     for call in calls {

@@ -34,6 +34,8 @@ const UNSAFE_FILES: &[&str] = &[
     "host/enclave-process/src/arena.rs",
     // Namespaces, limits and system call filters of the enclave's process.
     "host/enclave-process/src/confine.rs",
+    // The door's descriptor, which the connector inherits.
+    "host/connectors/src/inherited.rs",
     // Namespaces, limits and system call filters of the sandbox.
     "host/sandbox/src/native/sys.rs",
 ];

@@ -1,0 +1,92 @@
+//! `/v1/actions`: an agent asks, and looks what became of it.
+
+use axum::{
+    Json,
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use toani_enclave_host::now;
+use toani_protocol::{
+    ActionId, Reason,
+    wire::{ActionState, ActionStatus, Answer, Command},
+};
+
+use super::{
+    Api,
+    views::{ActionView, ProblemView, SignedView, Who},
+};
+use crate::{
+    ask::{self, BODY_BYTES_MAX},
+    body, pipeline,
+    problem::Problem,
+};
+
+/// Asks for an action.
+///
+/// The body is an ActionRequest, or one with its signature. An `Idempotency-Key` header must be
+/// the request's own key, or stands in for it.
+#[utoipa::path(
+    post,
+    path = "/v1/actions",
+    request_body(content = SignedView),
+    responses(
+        (status = 200, description = "Decided: a token is ready", body = ActionView),
+        (status = 202, description = "Waits for people", body = ActionView),
+        (status = 403, description = "Denied, with the reason as code", body = ProblemView),
+        (status = "default", description = "Refused", body = ProblemView)
+    )
+)]
+pub(super) async fn ask(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = body::read_json(request, BODY_BYTES_MAX).await?;
+    let asked = ask::read_action(&body, &headers, &api.here(), now())?;
+    api.admit(&asked)?;
+    let status = pipeline::decide(&api.plane, asked).await?;
+    shown(status)
+}
+
+/// What became of an action; its agent alone may ask.
+#[utoipa::path(
+    get,
+    path = "/v1/actions/{id}",
+    params(("id" = String, Path), Who),
+    responses(
+        (status = 200, description = "`pending`, `token`, `executed` or `denied`", body = ActionView),
+        (status = "default", description = "Refused", body = ProblemView)
+    )
+)]
+pub(super) async fn look(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(who): Query<Who>,
+    headers: HeaderMap,
+) -> Result<Json<ActionView>, Problem> {
+    let action = ActionId::new(&id).map_err(|_| Reason::ActionNotFound)?;
+    let read = ask::read_read(&headers, who.tenant.as_deref(), who.agent.as_deref())?;
+    match api.plane.answer(Command::Poll { action, read }).await? {
+        Answer::Action(status) => Ok(Json(status.into())),
+        _ => Err(api.plane.broken()),
+    }
+}
+
+fn shown(status: ActionStatus) -> Result<Response, Problem> {
+    let action = status.action.clone();
+    let code = match &status.state {
+        ActionState::Denied { reason } => {
+            return Err(Problem::from(*reason).with("action_id", action.as_str()));
+        }
+        ActionState::Pending { .. } => StatusCode::ACCEPTED,
+        ActionState::Token { .. } | ActionState::Executed { .. } => StatusCode::OK,
+    };
+    let place = format!("/v1/actions/{action}");
+    Ok((
+        code,
+        [(header::LOCATION, place)],
+        Json(ActionView::from(status)),
+    )
+        .into_response())
+}

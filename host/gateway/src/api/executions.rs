@@ -1,0 +1,154 @@
+//! `/v1/executions`: a token is redeemed, and its result told again.
+
+use axum::{
+    Json,
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use toani_enclave_host::now;
+use toani_protocol::{
+    ExecutionId, Hash, Reason,
+    wire::{Answer, Command, Earlier, Read},
+};
+
+use super::{
+    Api,
+    views::{ExecutionRequestView, ExecutionView, ProblemView, Who},
+};
+use crate::{
+    ask::{self, BODY_BYTES_MAX},
+    body,
+    pipeline::{self, Executed},
+    problem::Problem,
+};
+
+/// Says that nothing was done for this answer: the same request came before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Executes: redeems a token with its request, or a request alone where the tier is 0.
+///
+/// It runs to its end even if the client goes away. The same idempotency key gets the same answer.
+#[utoipa::path(
+    post,
+    path = "/v1/executions",
+    request_body(content = ExecutionRequestView),
+    responses(
+        (status = 200, description = "It ended: an ExecutionResult with outcome, result and receipt; for a signing agent that asks again, a summary", body = ExecutionView),
+        (status = 409, description = "The same request still executes", body = ProblemView),
+        (status = "default", description = "Refused", body = ProblemView)
+    )
+)]
+pub(super) async fn execute(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = body::read_json(request, BODY_BYTES_MAX).await?;
+    let (token, asked) = ask::read_execution(&body, &headers, &api.here(), now())?;
+    api.admit(&asked)?;
+    let (tenant, agent) = (asked.tenant.to_string(), asked.agent.to_string());
+    let running = tokio::spawn(pipeline::execute(api.plane.clone(), token, asked));
+    match running.await.map_err(|_| api.plane.broken())?? {
+        Executed::Now(execution, finished) => {
+            let place = format!("/v1/executions/{execution}");
+            let headers = [
+                (header::CONTENT_TYPE, "application/json".to_owned()),
+                (header::LOCATION, place),
+            ];
+            Ok((headers, finished.result).into_response())
+        }
+        Executed::Before(earlier) => {
+            let read = ask::read_read(&headers, Some(&tenant), Some(&agent)).ok();
+            replayed(&api, earlier, read).await
+        }
+    }
+}
+
+async fn replayed(api: &Api, earlier: Earlier, read: Option<Read>) -> Result<Response, Problem> {
+    let Some(outcome) = earlier.outcome else {
+        return Err(Problem::from(Reason::IdempotencyInProgress)
+            .with("action_id", earlier.action.as_str())
+            .with("execution_id", earlier.execution.as_str()));
+    };
+    if let (Some(blob), Some(read)) = (earlier.blob, read) {
+        let result = open(api, &earlier.execution, blob, read).await?;
+        let headers = [(header::CONTENT_TYPE, "application/json")];
+        return Ok((headers, [(REPLAYED, "true")], result).into_response());
+    }
+    let summary = ExecutionView {
+        action_id: Some(earlier.action.to_string()),
+        execution_id: earlier.execution.to_string(),
+        outcome: outcome.code().to_owned(),
+    };
+    let place = format!("/v1/executions/{}", earlier.execution);
+    Ok((
+        [(REPLAYED, "true".to_owned()), (header::LOCATION, place)],
+        Json(summary),
+    )
+        .into_response())
+}
+
+/// The result of an execution, for its agent alone.
+#[utoipa::path(
+    get,
+    path = "/v1/executions/{id}",
+    params(("id" = String, Path), Who),
+    responses(
+        (status = 200, description = "An ExecutionResult: outcome, result and receipt"),
+        (status = 202, description = "It runs", body = ExecutionView),
+        (status = "default", description = "Refused", body = ProblemView)
+    )
+)]
+pub(super) async fn look(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(who): Query<Who>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let execution = ExecutionId::new(&id).map_err(|_| Reason::ExecutionNotFound)?;
+    let read = ask::read_read(&headers, who.tenant.as_deref(), who.agent.as_deref())?;
+    api.plane.lists_are_current().await;
+    let found = api.plane.keep().execution(execution.clone()).await;
+    let found = found.map_err(|_| Problem::busy())?;
+    let found = found.ok_or(Reason::ExecutionNotFound)?;
+    let Some(blob) = found.result else {
+        let summary = ExecutionView {
+            action_id: found.action_id.map(|action| action.to_string()),
+            execution_id: id,
+            outcome: found.outcome.unwrap_or_else(|| "running".to_owned()),
+        };
+        let status = if found.ended.is_some() {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        };
+        return Ok((status, Json(summary)).into_response());
+    };
+    let result = open(&api, &execution, blob, read).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
+}
+
+/// The enclave opens a sealed result for whom it belongs to.
+async fn open(
+    api: &Api,
+    execution: &ExecutionId,
+    blob: Hash,
+    read: Read,
+) -> Result<Vec<u8>, Problem> {
+    let sealed = api
+        .plane
+        .keep()
+        .blob(blob)
+        .await
+        .map_err(|_| Problem::busy())?;
+    let command = Command::Open {
+        execution: execution.clone(),
+        blob: sealed.ok_or(Reason::ExecutionNotFound)?,
+        read,
+    };
+    match api.plane.answer(command).await? {
+        Answer::Result { result } => Ok(result),
+        _ => Err(api.plane.broken()),
+    }
+}

@@ -1,0 +1,259 @@
+//! From a data folder to a working plane, and an instance's birth.
+
+use std::{io, path::Path, sync::Arc};
+
+use toani_audit_log::{AuditLog, OpenError, Options, ReadError};
+use toani_enclave_host::{EnclaveHost, EnclaveLost, StartError, now};
+use toani_protocol::{
+    Hash, Reason, TenantId,
+    instance::{Manifest, ManifestError},
+    limits::{DOCUMENT_BYTES_MAX, MESSAGE_BYTES_MAX},
+    wire::{Answer, Command, Effect, Facts, Reply},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    Config,
+    keep::{Keep, KeepError},
+    plane::{Parts, Plane},
+};
+
+/// The instance's manifest, canonical.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Records of one batch: well below a message, which is counted in bytes.
+const BATCH_COUNT_MAX: usize = 4_096;
+const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
+
+/// Why the plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("{what}: {error}")]
+    Io { what: String, error: io::Error },
+    #[error("the manifest in the data folder is no manifest: {0}")]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Enclave(#[from] StartError),
+    #[error(transparent)]
+    EnclaveLost(#[from] EnclaveLost),
+    #[error("the enclave refuses {step}: {} ({})", .reason.sentence(), .reason.code())]
+    Refused { step: &'static str, reason: Reason },
+    #[error("the enclave's answer to {0} is of another kind; is it of this version?")]
+    Answer(&'static str),
+    #[error("the audit log cannot be opened: {0}")]
+    Log(#[from] OpenError),
+    #[error("the audit log cannot be read: {0}")]
+    Read(#[from] ReadError),
+    #[error("the audit log cannot be written: {0}")]
+    Write(#[from] toani_audit_log::LogError),
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] KeepError),
+    #[error("the sandbox cannot be started: {0}")]
+    Sandbox(#[from] toani_sandbox::SpawnError),
+    #[error("{0}")]
+    Listen(String),
+    #[error("the data folder holds an instance already; an instance is born once")]
+    BornBefore,
+    #[error("the data folder holds no instance; `toani init` makes one")]
+    Unborn,
+    #[error(transparent)]
+    Folder(#[from] toani_store::FolderError),
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> BootError {
+    let what = what.into();
+    move |error| BootError::Io { what, error }
+}
+
+/// Makes an instance in `data`, whose manifest stands there already: the enclave is born, its
+/// sealed root is kept, and the records of birth and first boot are written.
+pub async fn birth(enclave_program: &Path, data: &Path) -> Result<Facts, BootError> {
+    let (manifest, parsed) = read_manifest(data)?;
+    let keep = Keep::open(data)?;
+    let (log, _) = open_log(&keep).await?;
+    if log.size() > 0 || keep.folder().root()?.is_some() {
+        return Err(BootError::BornBefore);
+    }
+    let enclave = EnclaveHost::start(enclave_program, data).await?;
+    let command = Command::Birth { manifest };
+    let Answer::Born { sealed_root } = ask(&enclave, "to be born", command).await? else {
+        return Err(BootError::Answer("birth"));
+    };
+    keep.folder().put_root(&sealed_root)?;
+    ask(&enclave, "an empty log", Command::ReplayEnd).await?;
+    let facts = start(&enclave, &log, &keep, &parsed).await?;
+    if let Answer::Checkpoint { size, note } = ask(
+        &enclave,
+        "its first commit",
+        Command::Durable { size: facts.size },
+    )
+    .await?
+    {
+        log.put_checkpoint(size, &note)
+            .map_err(failed("cannot keep the first checkpoint"))?;
+    }
+    Ok(facts)
+}
+
+/// Opens everything and boots the enclave over what the log says. Also returns how many of the
+/// records the lists know.
+pub(crate) async fn boot(
+    config: &Config,
+    alive: oneshot::Sender<()>,
+) -> Result<(Arc<Plane>, u64), BootError> {
+    let data = &config.data;
+    let (manifest, parsed) = read_manifest(data)?;
+    let keep = Keep::open(data)?;
+    let sealed_root = keep.folder().root()?.ok_or(BootError::Unborn)?;
+    let (log, recovery) = open_log(&keep).await?;
+    tracing::info!(?recovery, "the audit log is open");
+
+    let enclave = EnclaveHost::start(&config.enclave_program, data).await?;
+    let command = Command::Boot {
+        manifest: manifest.clone(),
+        sealed_root,
+    };
+    ask(&enclave, "to open this instance", command).await?;
+    replay(&enclave, &log).await?;
+    let needs = match ask(&enclave, "the log's end", Command::ReplayEnd).await? {
+        Answer::Needs { blobs } => blobs,
+        _ => return Err(BootError::Answer("the log's end")),
+    };
+    give_blobs(&enclave, &keep, needs).await?;
+    let listed = listed(&keep, &log).await?;
+    let facts = start(&enclave, &log, &keep, &parsed).await?;
+    let plane = Plane::new(Parts {
+        enclave,
+        log,
+        keep,
+        facts,
+        manifest,
+        executions_at_once: config.executions_at_once,
+        alive,
+    });
+    Ok((Arc::new(plane), listed))
+}
+
+/// How far the lists have come. Lists of another log are made anew.
+async fn listed(keep: &Keep, log: &AuditLog) -> Result<u64, BootError> {
+    let listed = keep.store().projected().map_err(KeepError::from)?;
+    if listed <= log.size() {
+        return Ok(listed);
+    }
+    tracing::warn!(
+        listed,
+        size = log.size(),
+        "the lists are of another log; they are made anew"
+    );
+    let none: [&[u8]; 0] = [];
+    Ok(keep.store().rebuild(none).await.map_err(KeepError::from)?)
+}
+
+fn read_manifest(data: &Path) -> Result<(Vec<u8>, Manifest), BootError> {
+    let path = data.join(MANIFEST);
+    let what = format!("cannot read {}; `toani init` makes one", path.display());
+    let manifest = std::fs::read(path).map_err(failed(what))?;
+    let parsed = Manifest::decode(&manifest)?;
+    Ok((manifest, parsed))
+}
+
+async fn open_log(keep: &Keep) -> Result<(AuditLog, toani_audit_log::Recovery), BootError> {
+    let folder = keep.folder().audit();
+    let opened =
+        tokio::task::spawn_blocking(move || AuditLog::open(&folder, Options::default())).await;
+    let opened = opened.map_err(|error| io::Error::other(error.to_string()));
+    Ok(opened.map_err(failed("cannot open the audit log"))??)
+}
+
+async fn replay(enclave: &EnclaveHost, log: &AuditLog) -> Result<(), BootError> {
+    let mut from = 0;
+    loop {
+        let reader = log.clone();
+        let leaves = tokio::task::spawn_blocking(move || {
+            reader.read(from, BATCH_COUNT_MAX, BATCH_BYTES_MAX)
+        })
+        .await
+        .map_err(|error| io::Error::other(error.to_string()))
+        .map_err(failed("cannot read the audit log"))??;
+        if leaves.is_empty() {
+            return Ok(());
+        }
+        from += u64::try_from(leaves.len()).unwrap_or(u64::MAX);
+        ask(enclave, "the log", Command::Replay { leaves }).await?;
+    }
+}
+
+async fn give_blobs(enclave: &EnclaveHost, keep: &Keep, needs: Vec<Hash>) -> Result<(), BootError> {
+    // What is missing disables what needs it and nothing else.
+    for some in needs.chunks(BATCH_BYTES_MAX / DOCUMENT_BYTES_MAX) {
+        let mut blobs = Vec::with_capacity(some.len());
+        for hash in some {
+            match keep.blob(*hash).await? {
+                Some(blob) => blobs.push(blob),
+                None => tracing::error!(%hash, "the store has lost a document"),
+            }
+        }
+        ask(enclave, "documents", Command::Blobs { blobs }).await?;
+    }
+    Ok(())
+}
+
+/// Begins the boot and carries out what that brings.
+async fn start(
+    enclave: &EnclaveHost,
+    log: &AuditLog,
+    keep: &Keep,
+    manifest: &Manifest,
+) -> Result<Facts, BootError> {
+    let salts: Vec<(TenantId, Vec<u8>)> = keep.salts(now().day()).await?;
+    let reply = enclave.call(Command::Start { salts }).await?;
+    let Reply { effects, answer } = reply;
+    let facts = match answer {
+        Ok(Answer::Started(facts)) => facts,
+        Ok(_) => return Err(BootError::Answer("the start")),
+        Err(reason) => {
+            return Err(BootError::Refused {
+                step: "to start",
+                reason,
+            });
+        }
+    };
+    log.expect_signer(&manifest.log_origin, facts.chain_key)
+        .map_err(failed("cannot start verifying the log"))?;
+    let mut leaves = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Append { index, leaf } => leaves.push((index, leaf)),
+            Effect::PutBlob {
+                bytes,
+                delete_after,
+            } => {
+                if let Some(ticket) = keep.put_blob(bytes, delete_after).await? {
+                    ticket.settled().await.map_err(KeepError::from)?;
+                }
+            }
+            Effect::PutSalt {
+                tenant,
+                day,
+                wrapped,
+            } => keep.put_salt(tenant, day, wrapped).await?,
+        }
+    }
+    // What a crash left open may be more than one window of the log.
+    for some in leaves.chunks(BATCH_COUNT_MAX) {
+        log.append_all(some.to_vec()).await?;
+    }
+    log.durable(facts.size).await?;
+    Ok(facts)
+}
+
+async fn ask(
+    enclave: &EnclaveHost,
+    step: &'static str,
+    command: Command,
+) -> Result<Answer, BootError> {
+    let reply = enclave.call(command).await?;
+    reply
+        .answer
+        .map_err(|reason| BootError::Refused { step, reason })
+}

@@ -1,0 +1,140 @@
+//! One action, step by step, as docs/ARCHITECTURE.md tells it. Steps 1 and 2 are in `ask.rs`.
+//!
+//! Whoever asks may go away at any time: what is written here runs in a task of its own, to its
+//! definite end.
+
+use std::{sync::Arc, time::Duration};
+
+use toani_enclave_host::now;
+use toani_protocol::{
+    ExecutionId, Reason, canonical,
+    job::SealedOutcome,
+    limits::{EVIDENCE_RETENTION_MS, OUTCOME_WAIT_MS_MAX},
+    record::ExecutionResult,
+    wire::{ActionStatus, Answer, Command, Earlier, Finished, Redeemed},
+};
+
+use crate::{ask::Asked, plane::Plane, problem::Problem};
+
+/// What an execution became.
+#[derive(Debug)]
+pub(crate) enum Executed {
+    Now(ExecutionId, Finished),
+    /// The same idempotency key came before, and nothing was done twice.
+    Before(Earlier),
+}
+
+/// Steps 3 to 5: the enclave verifies, renders and decides; a token is ready, people are asked, or
+/// the answer is no.
+pub(crate) async fn decide(plane: &Arc<Plane>, asked: Asked) -> Result<ActionStatus, Problem> {
+    let Asked { request, proof, .. } = asked;
+    match plane.answer(Command::Decide { request, proof }).await? {
+        Answer::Action(status) => Ok(status),
+        _ => Err(plane.broken()),
+    }
+}
+
+/// Steps 6 to 12: redeem, record, release, run, record, answer.
+pub(crate) async fn execute(
+    plane: Arc<Plane>,
+    token: Option<String>,
+    asked: Asked,
+) -> Result<Executed, Problem> {
+    let _place = plane.place_for_execution().await?;
+    let Asked { request, proof, .. } = asked;
+
+    // 6. The enclave checks everything again, reserves quota and consumes the token.
+    let command = Command::Execute {
+        token,
+        request,
+        proof,
+    };
+    let redeemed = match plane.call(command).await?.answer? {
+        Answer::Redeemed(redeemed) => redeemed,
+        Answer::Earlier(earlier) => return Ok(Executed::Before(earlier)),
+        _ => return Err(plane.broken()),
+    };
+    // From here on the execution is open, and each way out of this function ends it.
+    match run(&plane, &redeemed).await {
+        Ok(finished) => Ok(Executed::Now(redeemed.execution, finished)),
+        Err(Ended(problem)) => Err(problem
+            .with("action_id", redeemed.action.as_str())
+            .with("execution_id", redeemed.execution.as_str())),
+    }
+}
+
+/// The execution has ended, and this is why.
+struct Ended(Problem);
+
+async fn run(plane: &Arc<Plane>, redeemed: &Redeemed) -> Result<Finished, Ended> {
+    let execution = &redeemed.execution;
+    // 6. The replay store consumes the token's id a second time, against an older enclave.
+    if let Err(reason) = plane.consume(redeemed).await {
+        return Err(abort(plane, execution, reason).await);
+    }
+    // 7. The record `started` is durable, and the enclave knows.
+    if let Err(reason) = plane.acknowledged(redeemed.size).await {
+        return Err(abort(plane, execution, reason).await);
+    }
+    // 8. The credential is opened, and leaves the enclave sealed to the supervisor.
+    let release = Command::Release {
+        execution: execution.clone(),
+    };
+    let job = match plane.answer(release).await {
+        Ok(Answer::Job(job)) => job,
+        Ok(_) => return Err(abort(plane, execution, Reason::Internal).await),
+        Err(problem) => {
+            let reason = Reason::from_code(problem.code()).unwrap_or(Reason::Internal);
+            return Err(abort(plane, execution, reason).await);
+        }
+    };
+    // 9 and 10. A new container acts, and dies; the supervisor scrubs and seals what it says.
+    let limit = Duration::from_millis(OUTCOME_WAIT_MS_MAX);
+    let outcome = tokio::select! {
+        outcome = plane.sandbox().run(job, limit) => outcome,
+        _ = plane.failed() => None,
+    };
+    // 11 and 12. Receipt and record `finished`; the answer waits until that is durable.
+    finish(plane, execution, outcome).await.map_err(Ended)
+}
+
+/// Without an outcome nobody knows what happened, and the record says so.
+async fn finish(
+    plane: &Arc<Plane>,
+    execution: &ExecutionId,
+    outcome: Option<SealedOutcome>,
+) -> Result<Finished, Problem> {
+    let execution = execution.clone();
+    let command = Command::Finish { execution, outcome };
+    match plane.answer(command).await? {
+        Answer::Finished(finished) => {
+            keep_receipt(plane, &finished).await;
+            plane.durable(finished.size).await?;
+            Ok(finished)
+        }
+        _ => Err(plane.broken()),
+    }
+}
+
+/// Keeps a copy of the receipt for proof bundles. The agent's own is the one that counts.
+async fn keep_receipt(plane: &Arc<Plane>, finished: &Finished) {
+    let result = serde_json::from_slice::<ExecutionResult>(&finished.result).ok();
+    let receipt = result.and_then(|result| canonical::encode(&result.receipt).ok());
+    let Some(receipt) = receipt else {
+        return;
+    };
+    let until = now().plus_ms(EVIDENCE_RETENTION_MS);
+    if let Err(error) = plane.keep().put_receipt(&receipt, until).await {
+        tracing::warn!(%error, "a receipt could not be kept for bundles");
+    }
+}
+
+/// Ends an execution for which no job was released.
+async fn abort(plane: &Arc<Plane>, execution: &ExecutionId, reason: Reason) -> Ended {
+    let execution = execution.clone();
+    let command = Command::Abort { execution, reason };
+    match plane.answer(command).await {
+        Ok(_) => Ended(reason.into()),
+        Err(problem) => Ended(problem),
+    }
+}
