@@ -120,3 +120,61 @@ fn verify_validity(cert: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf() -> (CertificateDer<'static>, Hash) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
+        (cert.der().clone(), Hash::of(&spki))
+    }
+
+    fn verify(pin: Hash, cert: &[u8], name: &'static str, at_s: u64) -> Result<(), Error> {
+        let verifier = PinnedKey {
+            pins: vec![pin],
+            provider: Arc::new(ring::default_provider()),
+        };
+        let cert = CertificateDer::from(cert.to_vec());
+        let name = ServerName::try_from(name).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(at_s));
+        verifier
+            .verify_server_cert(&cert, &[], &name, &[], now)
+            .map(|_| ())
+    }
+
+    /// Within the validity that rcgen gives by default, 1975 to 4096.
+    const NOW_S: u64 = 1_800_000_000;
+
+    #[test]
+    fn key_name_and_time_must_all_be_right() {
+        let (cert, pin) = leaf();
+        assert_eq!(verify(pin, &cert, "localhost", NOW_S), Ok(()));
+        assert!(verify(Hash::ZERO, &cert, "localhost", NOW_S).is_err());
+        assert!(verify(pin, &cert, "localhost.evil", NOW_S).is_err());
+        assert!(verify(pin, &cert, "localhost", 0).is_err());
+        assert!(verify(pin, &cert, "localhost", 100_000_000_000).is_err());
+        assert!(client_config(&TlsTrust::SpkiSha256(Vec::new())).is_err());
+    }
+
+    #[test]
+    fn changed_certificates_end_in_an_answer() {
+        let (cert, pin) = leaf();
+        for at in 0..cert.len() {
+            for bit in 0..8 {
+                let mut changed = cert.to_vec();
+                changed[at] ^= 1 << bit;
+                // Its own signature says nothing about a pinned leaf; its key does.
+                if verify(pin, &changed, "localhost", NOW_S).is_ok() {
+                    let changed = CertificateDer::from(changed);
+                    let parsed = ParsedCertificate::try_from(&changed).unwrap();
+                    assert_eq!(Hash::of(&parsed.subject_public_key_info()), pin);
+                }
+            }
+            assert!(verify(pin, &cert[..at], "localhost", NOW_S).is_err());
+        }
+    }
+}
