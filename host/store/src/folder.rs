@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::FlockOperation;
@@ -14,9 +15,13 @@ use crate::error::FolderError;
 const LOCK: &str = "lock";
 const ROOT: &str = "root.sealed";
 
-/// A data folder that this process holds. Dropping it gives the folder back.
+/// A data folder that this process holds. Clones share it, and so does an open store; dropping the
+/// last one gives the folder back.
+#[derive(Debug, Clone)]
+pub struct DataFolder(Arc<Held>);
+
 #[derive(Debug)]
-pub struct DataFolder {
+struct Held {
     path: PathBuf,
     lock: File,
 }
@@ -62,32 +67,32 @@ impl DataFolder {
         lock.set_len(0)
             .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
             .map_err(at("write", &lock_path))?;
-        Ok(Self {
+        Ok(Self(Arc::new(Held {
             path: path.to_path_buf(),
             lock,
-        })
+        })))
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Where the audit log belongs.
     pub fn audit(&self) -> PathBuf {
-        self.path.join("audit")
+        self.0.path.join("audit")
     }
 
     pub(crate) fn database(&self) -> PathBuf {
-        self.path.join("store.sqlite")
+        self.0.path.join("store.sqlite")
     }
 
     /// Keeps the sealed root, durably, mode 0600. There is one in an instance's life.
     pub fn put_root(&self, sealed: &[u8]) -> Result<(), FolderError> {
-        let path = self.path.join(ROOT);
+        let path = self.0.path.join(ROOT);
         if path.exists() {
-            return Err(FolderError::RootExists(self.path.clone()));
+            return Err(FolderError::RootExists(self.0.path.clone()));
         }
-        let temporary = self.path.join("root.new");
+        let temporary = self.0.path.join("root.new");
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -98,14 +103,14 @@ impl DataFolder {
             file.write_all(sealed)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            File::open(&self.path)?.sync_all()
+            File::open(&self.0.path)?.sync_all()
         };
         write().map_err(at("write", &path))
     }
 
     /// The sealed root, if the instance was born here.
     pub fn root(&self) -> Result<Option<Vec<u8>>, FolderError> {
-        let path = self.path.join(ROOT);
+        let path = self.0.path.join(ROOT);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -114,7 +119,7 @@ impl DataFolder {
     }
 }
 
-impl Drop for DataFolder {
+impl Drop for Held {
     fn drop(&mut self) {
         // By name: closing the file would leave the lock with a child process that was forked at
         // the same moment. At worst it stays until the process ends.

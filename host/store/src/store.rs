@@ -33,6 +33,8 @@ struct Inner {
     /// `None` while it is dropped.
     queue: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// Nobody else opens the folder before the thread has ended.
+    _folder: DataFolder,
 }
 
 impl Store {
@@ -58,6 +60,7 @@ impl Store {
             pending,
             queue: Some(sender),
             thread: Some(thread),
+            _folder: folder.clone(),
         })))
     }
 

@@ -57,8 +57,9 @@ async fn blobs_come_back_at_once_and_after_a_restart() {
     assert_eq!(store.blob(&hash).unwrap().as_deref(), Some(&b"params"[..]));
     // Not waited for: the store writes what is queued before it closes.
     let (last, _) = store.put_blob(b"last".to_vec(), None).await.unwrap();
-    drop(store);
     drop(held);
+    assert!(DataFolder::open(folder.path()).is_err());
+    drop(store);
     let (_held, store) = open(folder.path());
     for (hash, bytes) in [(durable, "policy"), (hash, "params"), (last, "last")] {
         assert_eq!(
