@@ -4,12 +4,16 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use common::{Maker, ORIGIN, key, signer, tenant};
 use proptest::prelude::*;
 use toani_audit::{checkpoint, tree};
-use toani_audit_log::{AuditLog, Failure, LogError, OpenError, Options, WINDOW, fsck};
+use toani_audit_log::{AuditLog, Failure, LogError, OpenError, Options, Storage, WINDOW, fsck};
 use toani_protocol::record::Record;
 
 fn options() -> Options {
@@ -169,6 +173,55 @@ fn signatures_are_verified_behind_the_writer() {
         assert_eq!(verified.failure(), None);
         std::thread::yield_now();
     }
+}
+
+/// Counts the writer's system calls, and waits before each sync until it is let on.
+struct Gated {
+    inner: Box<dyn Storage>,
+    calls: mpsc::Sender<&'static str>,
+    gate: mpsc::Receiver<()>,
+}
+
+impl Storage for Gated {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.calls.send("append").unwrap();
+        self.inner.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.calls.send("sync").unwrap();
+        self.gate.recv().unwrap();
+        self.inner.sync()
+    }
+
+    fn mark(&mut self, size: u64) {
+        self.inner.mark(size);
+    }
+}
+
+#[tokio::test]
+async fn whatever_comes_during_a_sync_shares_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let (calls, seen) = mpsc::channel();
+    let (open, gate) = mpsc::channel();
+    let wrap = |inner| Gated { inner, calls, gate };
+    let (log, _) = AuditLog::open_with(folder.path(), options(), wrap).unwrap();
+    let mut commits = log.commits();
+    let leaves = Maker::new().leaves(100);
+    log.append(0, leaves[0].1.clone()).await.unwrap();
+    assert_eq!((seen.recv(), seen.recv()), (Ok("append"), Ok("sync")));
+    for (index, leaf) in &leaves[1..] {
+        log.append(*index, leaf.clone()).await.unwrap();
+    }
+    assert_eq!(log.size(), 0);
+    open.send(()).unwrap();
+    commits.changed().await.unwrap();
+    assert_eq!(*commits.borrow_and_update(), 1);
+    open.send(()).unwrap();
+    commits.changed().await.unwrap();
+    assert_eq!(*commits.borrow_and_update(), 100);
+    drop(log);
+    assert_eq!(seen.iter().collect::<Vec<_>>(), ["append", "sync"]);
 }
 
 proptest! {

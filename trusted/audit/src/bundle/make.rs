@@ -1,11 +1,16 @@
 //! Making a bundle: collect the files, let the enclave sign the index, write the archive.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    vec::Vec,
+};
 
 use toani_protocol::{
     BootId, ExecutionId, Hash, TenantId, Time,
     canonical::{self, CanonicalError},
     limits::BUNDLE_BYTES_MAX,
+    record::Record,
 };
 
 use super::{
@@ -22,7 +27,9 @@ pub enum DraftError {
     TooLarge,
     #[error("a record's index does not fit into a file name")]
     Index,
-    #[error("the index cannot be encoded: {0}")]
+    #[error("no record of the bundle names this document")]
+    Unnamed,
+    #[error("a record or the index is no canonical document: {0}")]
     Canonical(#[from] CanonicalError),
 }
 
@@ -41,6 +48,9 @@ pub struct Entry<'a> {
 pub struct Draft {
     pub(super) files: BTreeMap<String, Vec<u8>>,
     bytes: usize,
+    /// Policies and admission lists that the records name.
+    policies: BTreeSet<Hash>,
+    admissions: BTreeSet<Hash>,
 }
 
 impl Draft {
@@ -49,6 +59,8 @@ impl Draft {
         let mut draft = Self {
             files: BTreeMap::new(),
             bytes: 0,
+            policies: BTreeSet::new(),
+            admissions: BTreeSet::new(),
         };
         draft.put(&FileKind::Readme, README)?;
         draft.put(&FileKind::Manifest, manifest)?;
@@ -61,18 +73,55 @@ impl Draft {
         if entry.index > INDEX_MAX {
             return Err(DraftError::Index);
         }
+        let record = Record::decode(entry.leaf)?;
+        self.policies
+            .extend(record.about.policy.map(|policy| policy.hash));
+        if record.admission != Hash::ZERO {
+            self.admissions.insert(record.admission);
+        }
         self.put(&FileKind::Record(entry.index), entry.leaf)?;
         let proof = canonical::encode(entry.proof)?;
         self.put(&FileKind::Proof(entry.index), &proof)
     }
 
+    /// Hashes of the documents that the records name and that are not in yet. A bundle without one
+    /// of them is refused.
+    pub fn missing(&self) -> Vec<Hash> {
+        let policies = self.policies.iter().map(|hash| FileKind::Policy(*hash));
+        let admissions = self
+            .admissions
+            .iter()
+            .map(|hash| FileKind::Admission(*hash));
+        let absent = policies
+            .chain(admissions)
+            .filter(|kind| !self.files.contains_key(&kind.name()));
+        absent
+            .filter_map(|kind| match kind {
+                FileKind::Policy(hash) | FileKind::Admission(hash) => Some(hash),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Adds a document that the records name; another is refused.
+    pub fn document(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
+        let hash = Hash::of(bytes);
+        if self.policies.contains(&hash) {
+            self.policy(bytes)
+        } else if self.admissions.contains(&hash) {
+            self.admission(bytes)
+        } else {
+            Err(DraftError::Unnamed)
+        }
+    }
+
     /// Adds a canonical `Signed<Policy>`.
-    pub fn policy(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
+    pub(crate) fn policy(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
         self.put(&FileKind::Policy(Hash::of(bytes)), bytes)
     }
 
     /// Adds a canonical `Signed<AdmissionList>`.
-    pub fn admission(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
+    pub(crate) fn admission(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
         self.put(&FileKind::Admission(Hash::of(bytes)), bytes)
     }
 
