@@ -2,11 +2,15 @@
 //!
 //! Some 80 bytes for each record; a log of ten million costs under a gigabyte.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use toani_audit::tree::{Nodes, node_hash};
 use toani_protocol::{Hash, TenantId, record::Record};
+
+static INDEX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"index\":"));
+static PREVIOUS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"previous\":\""));
+static TENANT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"tenant\":\""));
 
 /// The text of a field in canonical JSON: what is between its name and the next `end`.
 ///
@@ -14,9 +18,9 @@ use toani_protocol::{Hash, TenantId, record::Record};
 /// canonical JSON a quote inside a string is escaped, so that `"name":` can only be a field; and
 /// of all objects in a record only the record itself has these three. Whether the leaf is a
 /// canonical record at all, and says the same to a parser, the signature thread verifies.
-fn field<'a>(leaf: &'a [u8], name: &str, end: &[u8]) -> Option<&'a str> {
-    let (_, rest) = leaf.split_at_checked(memmem::find(leaf, name.as_bytes())?)?;
-    let text = rest.get(name.len()..)?;
+fn field<'a>(leaf: &'a [u8], name: &Finder<'_>, end: &[u8]) -> Option<&'a str> {
+    let begin = name.find(leaf)?.checked_add(name.needle().len())?;
+    let text = leaf.get(begin..)?;
     let length = text.iter().position(|byte| end.contains(byte))?;
     str::from_utf8(text.get(..length)?).ok()
 }
@@ -34,11 +38,11 @@ pub(crate) struct Placed {
 impl Placed {
     /// `None` if this is no record; see [`field`].
     pub(crate) fn read(leaf: Vec<u8>) -> Option<Self> {
-        let tenant = field(&leaf, "\"tenant\":\"", b"\"");
+        let tenant = field(&leaf, &TENANT, b"\"");
         Some(Self {
             hash: Record::hash_of(&leaf),
-            index: field(&leaf, "\"index\":", b",}")?.parse().ok()?,
-            previous: field(&leaf, "\"previous\":\"", b"\"")?.parse().ok()?,
+            index: field(&leaf, &INDEX, b",}")?.parse().ok()?,
+            previous: field(&leaf, &PREVIOUS, b"\"")?.parse().ok()?,
             tenant: match tenant {
                 Some(tenant) => Some(TenantId::new(tenant).ok()?),
                 None => None,

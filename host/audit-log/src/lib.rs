@@ -20,6 +20,9 @@
 //! * After a failed write or fdatasync the log is failed: every call says so, nothing is tried
 //!   again on that file (a second fdatasync may claim success for pages the kernel has dropped).
 //!   Opening it again writes anew whatever was not known to be durable.
+//! * The file is not preallocated. Overwriting zeros makes a lone fdatasync some 1.6 times faster
+//!   (105 against 175 microseconds where this was measured), at the price of a write of megabytes
+//!   now and then in the middle of somebody's execution, and of a file whose end is not its size.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod file;
