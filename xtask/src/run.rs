@@ -21,6 +21,9 @@ const BINARY_PACKAGES: &[&str] = &[
 const DEMO_PACKAGE: &str = "toani-demo";
 const BENCH_PACKAGE: &str = "toani-bench";
 
+/// Tells tests where the programs are that were built for them.
+const PROGRAMS_VARIABLE: &str = "TOANI_PROGRAMS";
+
 /// Executions of each mutation fuzzer in `./x fuzz`, unless the environment says otherwise.
 const FUZZ_EXECUTIONS: &str = "1000000";
 const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
@@ -56,7 +59,11 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     step("running all tests");
     let mut all = vec!["test", "--workspace"];
     all.extend(arguments.iter().map(String::as_str));
-    cargo(&all)?;
+    let programs = release_folder();
+    let programs = programs
+        .to_str()
+        .context("the target folder's path is not UTF-8")?;
+    cargo_with(&all, &[(PROGRAMS_VARIABLE, programs)])?;
     Ok(ExitCode::SUCCESS)
 }
 

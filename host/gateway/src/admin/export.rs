@@ -12,7 +12,7 @@ use toani_audit::bundle::{Draft, DraftError, Entry};
 use toani_audit_log::ReadError;
 use toani_enclave_host::now;
 use toani_protocol::{
-    Hash, Reason, TenantId,
+    Reason, TenantId,
     record::{Record, RecordKind},
     wire::{Answer, Command},
 };
@@ -42,6 +42,8 @@ enum ExportError {
     Draft(#[from] DraftError),
     #[error("a record of the log is missing or no record")]
     Record,
+    #[error("the store has lost a document that a record names")]
+    Lost,
 }
 
 impl From<ExportError> for Problem {
@@ -53,6 +55,7 @@ impl From<ExportError> for Problem {
                 "bundle_too_large",
                 "The bundle would be larger than a bundle may be; export from a later sequence.",
             ),
+            ExportError::Lost => Reason::PolicyUnavailable.into(),
             _ => Reason::LogUnavailable.into(),
         }
     }
@@ -118,7 +121,6 @@ fn collect(
     }
     let mut indices = BTreeSet::from([0]);
     indices.extend(log.tenant_indices(&wanted.tenant, wanted.from_sequence, count));
-    let (mut policies, mut admissions) = (BTreeSet::new(), BTreeSet::new());
     for index in indices.into_iter().filter(|index| *index < size) {
         let leaf = log.leaf(index)?.ok_or(ExportError::Record)?;
         let record = Record::decode(&leaf).map_err(|_| ExportError::Record)?;
@@ -128,10 +130,6 @@ fn collect(
             leaf: &leaf,
             proof: &proof,
         })?;
-        policies.extend(record.about.policy.as_ref().map(|policy| policy.hash));
-        if record.admission != Hash::ZERO {
-            admissions.insert(record.admission);
-        }
         if record.kind == RecordKind::Finished
             && let Some(execution) = record.about.execution_id
             && let Some(hash) = record.about.execution_receipt
@@ -140,16 +138,9 @@ fn collect(
             draft.receipt(execution, &receipt)?;
         }
     }
-    // A document that the store has lost is left out; the verifier says what that means.
-    for hash in policies {
-        if let Some(policy) = plane.keep().blob_now(hash)? {
-            draft.policy(&policy)?;
-        }
-    }
-    for hash in admissions {
-        if let Some(admission) = plane.keep().blob_now(hash)? {
-            draft.admission(&admission)?;
-        }
+    for hash in draft.missing() {
+        let document = plane.keep().blob_now(hash)?;
+        draft.document(&document.ok_or(ExportError::Lost)?)?;
     }
     Ok(draft)
 }

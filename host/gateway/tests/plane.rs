@@ -1,0 +1,226 @@
+//! The plane through its interfaces: real processes, a real log, and clients of all kinds.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::{Instance, LIMIT, Running, policy, request, tenant, with_key};
+use serde_json::{Value, json};
+use toani_gateway::Exit;
+use toani_protocol::trust::TrustFile;
+
+/// A port that nobody listens on.
+fn closed_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// What a stranger would have been given, made up from what the plane says.
+async fn trust(plane: &Running) -> TrustFile {
+    let facts = plane.ask("GET", "/v1/instance", &[], None).await.json();
+    let trust = json!({
+        "format": "toani-trust/1",
+        "instance": facts["instance"],
+        "tenant": tenant(),
+        "mrenclaves": [facts["mrenclave"]],
+        "log": {"origin": facts["log_origin"], "key": facts["chain_key"]},
+        "intake_key": facts["intake_key"],
+        "sgx_roots": [], "snp_roots": [], "witnesses": [], "witness_quorum": 0
+    });
+    serde_json::from_value(trust).unwrap()
+}
+
+async fn post(plane: &Running, path: &str, key: &str, body: &Value) -> common::Answer {
+    let headers = with_key(key);
+    let headers = headers
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    plane.ask("POST", path, &headers, Some(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_action_from_birth_to_bundle_and_across_a_restart() {
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    assert_eq!(plane.ask("GET", "/healthz", &[], None).await.status, 200);
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+
+    // Decide, redeem, and redeem again.
+    let decided = post(&plane, "/v1/actions", "k1", &request("look")).await;
+    assert_eq!(decided.status, 200, "{decided:?}");
+    let token = decided.json()["token"].clone();
+    let redeem = json!({"token": token, "request": request("look")});
+    // The token is bound to its request, which the gateway completed; asked anew it is another.
+    let other = post(&plane, "/v1/executions", "k1", &redeem).await;
+    assert!([200, 403].contains(&other.status), "{other:?}");
+
+    // Tier 0 alone, then the same key again.
+    let first = post(&plane, "/v1/executions", "k2", &request("look")).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let result = first.json();
+    assert_eq!(result["outcome"], "unreachable", "{result}");
+    let again = post(&plane, "/v1/executions", "k2", &request("look")).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    assert!(
+        again
+            .head
+            .to_lowercase()
+            .contains("idempotent-replayed: true"),
+        "{again:?}"
+    );
+    assert_eq!(again.body, first.body, "the same answer");
+    let id = result["execution_id"].as_str().unwrap();
+    let who = format!("?tenant={}&agent=simple", tenant());
+    let headers = with_key("x");
+    let read = [(headers[0].0, headers[0].1.as_str())];
+    let path = format!("/v1/executions/{id}{who}");
+    let looked = plane.ask("GET", &path, &read, None).await;
+    assert_eq!(looked.body, first.body, "{looked:?}");
+
+    // Denied, with a reason.
+    let denied = post(&plane, "/v1/actions", "k3", &request("steal")).await;
+    assert_eq!(
+        (denied.status, denied.code().as_str()),
+        (403, "action_unknown"),
+        "{denied:?}"
+    );
+
+    // Lists, proofs and a bundle.
+    let rows = plane
+        .administer("GET", "/admin/v1/executions", None)
+        .await
+        .json();
+    assert!(!rows["executions"].as_array().unwrap().is_empty(), "{rows}");
+    let rows = plane
+        .ask(
+            "GET",
+            &format!("/v1/policies?tenant={}", tenant()),
+            &[],
+            None,
+        )
+        .await;
+    assert_eq!(rows.json()["policies"][0]["state"], "active");
+    let proof = plane.ask("GET", "/v1/audit/proof?index=0", &[], None).await;
+    assert_eq!(proof.status, 200, "{proof:?}");
+    let wanted = json!({"tenant": tenant()});
+    let bundle = plane
+        .administer("POST", "/admin/v1/audit/export", Some(&wanted))
+        .await;
+    assert_eq!(bundle.status, 200, "{bundle:?}");
+    assert!(bundle.head.contains("application/x-tar"));
+    let verified = toani_audit::bundle::verify(&bundle.body, &trust(&plane).await).unwrap();
+    assert!(verified.report().receipts >= 1, "{:?}", verified.report());
+
+    // A new boot: the same key still gets the same answer.
+    assert_eq!(plane.stop().await, Exit::Stopped);
+    let plane = Running::start(instance.config()).await;
+    plane.until("/readyz", 200).await;
+    let again = post(&plane, "/v1/executions", "k2", &request("look")).await;
+    assert_eq!(again.body, first.body, "{again:?}");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hostile_or_too_much_is_refused() {
+    let instance = Instance::born().await;
+    let mut config = instance.config();
+    config.rate_per_agent = toani_gateway::Rate {
+        per_second: 1,
+        burst: 3,
+    };
+    let plane = Running::start(config).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+
+    let rebound = b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(plane.raw(rebound).await.code(), "host");
+    let form = b"POST /v1/actions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
+    assert_eq!(plane.raw(form).await.code(), "content_type");
+    let long = format!(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "a".repeat(70_000)
+    );
+    assert_eq!(plane.raw(long.as_bytes()).await.status, 431);
+    let big = json!({"params": "a".repeat(300_000)});
+    assert_eq!(
+        post(&plane, "/v1/actions", "k", &big).await.code(),
+        "body_too_large"
+    );
+    let plain = json!({"value": "hunter2"});
+    let refused = plane
+        .ask("POST", "/v1/vault/credentials", &[], Some(&plain))
+        .await;
+    assert_eq!(refused.code(), "plaintext_credential");
+    let refused = plane
+        .administer("PUT", "/admin/v1/credentials", Some(&plain))
+        .await;
+    assert_eq!(refused.code(), "plaintext_credential");
+    let unsigned = json!({"payload": {}, "signatures": []});
+    let refused = plane
+        .administer("PUT", "/admin/v1/policies", Some(&unsigned))
+        .await;
+    assert_eq!(refused.code(), "document_malformed");
+    assert_eq!(
+        plane.ask("GET", "/v2", &[], None).await.code(),
+        "route_not_found"
+    );
+    assert_eq!(
+        plane.ask("DELETE", "/v1/actions", &[], None).await.code(),
+        "method_not_allowed"
+    );
+    let proof = plane
+        .ask("GET", "/v1/audit/proof?index=99999999&size=1", &[], None)
+        .await;
+    assert_eq!(proof.status, 400, "{proof:?}");
+
+    let mut codes = Vec::new();
+    for i in 0..6 {
+        let answer = post(&plane, "/v1/actions", &format!("r{i}"), &request("look")).await;
+        codes.push(answer.status);
+        if answer.status == 429 {
+            assert!(
+                answer.head.to_lowercase().contains("retry-after: "),
+                "{answer:?}"
+            );
+        }
+    }
+    assert!(codes.contains(&429) && codes.contains(&200), "{codes:?}");
+    let document = plane.ask("GET", "/openapi.json", &[], None).await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert!(document["paths"]["/v1/executions"]["post"].is_object());
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
+    let instance = Instance::born().await;
+    let mut plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let children = format!("/proc/{}/task", std::process::id());
+    let mut killed = false;
+    for task in std::fs::read_dir(children).unwrap() {
+        let children = task.unwrap().path().join("children");
+        for pid in std::fs::read_to_string(children)
+            .unwrap_or_default()
+            .split_whitespace()
+        {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains("toani-enclave")
+                && line.contains(instance.data.path().to_str().unwrap())
+            {
+                let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                killed = true;
+            }
+        }
+    }
+    assert!(killed);
+    assert_eq!(plane.exit().await, Exit::EnclaveLost);
+    let plane = Running::start(instance.config()).await;
+    tokio::time::timeout(LIMIT, plane.until("/readyz", 200))
+        .await
+        .unwrap();
+    let answer = post(&plane, "/v1/executions", "k", &request("look")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
