@@ -1,0 +1,97 @@
+//! `toani init`: who is who at the start.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use data_encoding::HEXLOWER;
+use serde_json::json;
+use toani_protocol::{
+    Hash, TenantId, canonical,
+    instance::{Manifest, ManifestFormat},
+    sign::{Bytes, PublicKey},
+    trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
+};
+
+use crate::{
+    home::{self, Home},
+    keys,
+    output::Output,
+    serve::programs,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Origin of the instance's log; by default a random name.
+    #[arg(long)]
+    origin: Option<String>,
+    /// Where the plane's programs are; by default beside this one.
+    #[arg(long)]
+    programs: Option<PathBuf>,
+}
+
+pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::Result<()> {
+    if home.trust_file().exists() {
+        bail!("{} holds an instance already; choose another --home", home.root().display());
+    }
+    let operator = keys::new_ed25519(&home.operator_key())?;
+    let policy = keys::new_ed25519(&home.policy_key())?;
+    let owner = keys::new_ed25519(&home.owner_key())?;
+    let nonce = keys::random::<32>()?;
+    let short = HEXLOWER.encode(nonce.first_chunk::<4>().context("32 bytes")?);
+    let manifest = Manifest {
+        format: ManifestFormat::V1,
+        // Attestation comes with the measured image; without roots, `tee` is `none`.
+        sgx_roots: Vec::new(),
+        snp_roots: Vec::new(),
+        operators: vec![PublicKey::of(&operator)],
+        quorum: 1,
+        log_origin: command.origin.unwrap_or_else(|| format!("toani.invalid/{short}")),
+        nonce: Hash::of(nonce.as_slice()),
+    };
+    let manifest_bytes = canonical::encode(&manifest)?;
+    Manifest::decode(&manifest_bytes)?;
+    home::create(&home.data().join(toani_gateway::MANIFEST), &manifest_bytes)?;
+
+    output.progress("An enclave process is born: it makes the instance's root key.");
+    let programs = programs(command.programs)?;
+    let facts = toani_gateway::birth(&programs.join("toani-enclave"), &home.data()).await?;
+    let tenant = TenantId::of_first_key(&PublicKey::of(&policy));
+    let trust = TrustFile {
+        format: TrustFormat::V1,
+        instance: facts.instance,
+        tenant: Some(tenant.clone()),
+        mrenclaves: vec![facts.mrenclave],
+        log: LogTrust { origin: manifest.log_origin, key: facts.chain_key },
+        intake_key: IntakeKey(Bytes(facts.intake_key.to_vec())),
+        sgx_roots: Vec::new(),
+        snp_roots: Vec::new(),
+        witnesses: Vec::new(),
+        witness_quorum: 0,
+    };
+    home::create(&home.trust_file(), &canonical::encode(&trust)?)?;
+    let result = json!({
+        "home": home.root(),
+        "instance": facts.instance,
+        "tenant": tenant,
+        "owner": PublicKey::of(&owner),
+        "trust": home.trust_file(),
+    });
+    output.result(&result, |output| {
+        let root = home.root().display();
+        format!(
+            "{} instance {}\n\n\
+             {root}/data         stays here: the plane's own folder\n\
+             {root}/trust.json   goes to everyone who verifies; compare it by other means\n\
+             {root}/operator     belongs to the operators: admits sandboxes\n\
+             {root}/tenant       belongs to who writes policies\n\
+             {root}/owner        belongs to who owns credentials\n\
+             {root}/agents, approvers: each belongs on its own machine\n\n\
+             tee: none. The enclave is a process of this machine; its measurement is its own word.\n\n\
+             Next: toani serve, and in another terminal: toani admission admit --sandbox",
+            output.good("Born:"),
+            facts.instance,
+        )
+    });
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! `toani`: for those who run the plane, own credentials, write policies, approve, and ask.
+
+mod admission;
+mod agents;
+mod approvals;
+mod audit;
+mod client;
+mod credentials;
+mod executions;
+mod failure;
+mod home;
+mod init;
+mod keys;
+mod output;
+mod passkey;
+mod policies;
+mod run;
+mod serve;
+mod status;
+mod tokens;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{client::Client, home::Home, output::Output};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or denied; the reason's stable code is in the message
+  2  the command line is wrong
+  3  the plane does not answer; is `toani serve` running?
+  4  nobody approved in the time that was given
+  5  a file or key on this side is missing, broken or does not fit
+";
+
+/// The execution plane for AI agents: they act, and never hold a credential.
+#[derive(Debug, Parser)]
+#[command(name = "toani", version, after_help = EXIT_CODES)]
+struct Arguments {
+    /// Where keys, policies and the trust file are.
+    #[arg(long, global = true, env = "TOANI_HOME", default_value_os_t = home::default())]
+    home: PathBuf,
+    /// The gateway; without it, the address that `toani serve` has left in the data folder.
+    #[arg(long, global = true, env = "TOANI_URL")]
+    url: Option<String>,
+    /// JSON on standard output, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an instance, a tenant, keys and a trust file. Example: toani init
+    Init(init::Init),
+    /// Run the plane. Example: toani serve
+    Serve(serve::Serve),
+    /// What runs, and what is proven about it. Example: toani status
+    Status,
+    /// Admit a sandbox. Example: toani admission admit --sandbox
+    #[command(subcommand)]
+    Admission(admission::Admission),
+    /// Seal, replace, revoke and list credentials. Example: toani credential add broker ...
+    #[command(subcommand)]
+    Credential(credentials::Credential),
+    /// Write, check, sign and activate policies. Example: toani policy new
+    #[command(subcommand)]
+    Policy(policies::PolicyCommand),
+    /// Agents. Example: toani agent add trader --policy policy.yaml
+    #[command(subcommand)]
+    Agent(agents::Agent),
+    /// Persons who approve. Example: toani approver add anna --software-passkey --policy policy.yaml
+    #[command(subcommand)]
+    Approver(agents::Approver),
+    /// What waits for people. Example: toani approvals list
+    #[command(subcommand)]
+    Approvals(approvals::Approvals),
+    /// Approve one action, after looking at its plan. Example: toani approve act_... --as anna
+    Approve(approvals::Answer),
+    /// Deny one action; that is final. Example: toani deny act_... --as anna
+    Deny(approvals::Answer),
+    /// Action Tokens. Example: toani token revoke act_...
+    #[command(subcommand)]
+    Token(tokens::Token),
+    /// Act as an agent. Example: toani run broker.read_balance --params '{"account":"main"}'
+    Run(run::Run),
+    /// What was executed. Example: toani executions list
+    #[command(subcommand)]
+    Executions(executions::Executions),
+    /// Proof for others. Example: toani audit export --out bundle.tar
+    #[command(subcommand)]
+    Audit(audit::Audit),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.failed(&anyhow::Error::from(error)),
+    };
+    match runtime.block_on(dispatch(arguments, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output.failed(&error),
+    }
+}
+
+async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
+    let home = Home::new(arguments.home);
+    let client = Client::new(&home, arguments.url);
+    match arguments.command {
+        Command::Init(command) => init::run(command, &home, output).await,
+        Command::Serve(command) => serve::run(command, &home, output).await,
+        Command::Status => status::run(&client, output).await,
+        Command::Admission(command) => admission::run(command, &home, &client, output).await,
+        Command::Credential(command) => credentials::run(command, &home, &client, output).await,
+        Command::Policy(command) => policies::run(command, &home, &client, output).await,
+        Command::Agent(command) => agents::run(command, &home, &client, output).await,
+        Command::Approver(command) => agents::run_approver(command, &home, output),
+        Command::Approvals(command) => approvals::run(command, &client, output).await,
+        Command::Approve(command) => {
+            approvals::answer(command, toani_protocol::approval::Verdict::Approve, &home, &client, output).await
+        }
+        Command::Deny(command) => {
+            approvals::answer(command, toani_protocol::approval::Verdict::Deny, &home, &client, output).await
+        }
+        Command::Token(command) => tokens::run(command, &home, &client, output).await,
+        Command::Run(command) => run::run(command, &home, &client, output).await,
+        Command::Executions(command) => executions::run(command, &home, &client, output).await,
+        Command::Audit(command) => audit::run(command, &home, &client, output).await,
+    }
+}
