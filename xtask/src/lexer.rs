@@ -41,14 +41,13 @@ pub(crate) fn test_modules(source: &str) -> Vec<String> {
     let code = code_only(source);
     let mut names = Vec::new();
     for after in code.split("#[cfg(test)]").skip(1) {
-        let mut words = after.split_whitespace();
-        if words.next() == Some("mod") {
-            names.extend(
-                words
-                    .next()
-                    .and_then(|name| name.strip_suffix(';'))
-                    .map(str::to_owned),
-            );
+        let item = after.split(['{', ';']).next().unwrap_or_default();
+        let declared = after
+            .get(item.len()..)
+            .is_some_and(|rest| rest.starts_with(';'));
+        let words: Vec<&str> = words(item).map(|(_, word)| word).collect();
+        if let ([.., "mod", name], true) = (words.as_slice(), declared) {
+            names.push((*name).to_owned());
         }
     }
     names
@@ -223,7 +222,7 @@ mod tests {
         assert!(rest.contains("fn a") && rest.contains("fn c") && rest.contains("fn d"));
         assert!(!rest.contains("fn b") && !rest.contains("use x"), "{rest}");
         assert_eq!(
-            test_modules("#[cfg(test)]\nmod fixture;\n#[cfg(test)] mod x {}"),
+            test_modules("#[cfg(test)]\npub(crate) mod fixture;\n#[cfg(test)] mod x {}"),
             ["fixture"]
         );
     }

@@ -22,7 +22,7 @@ pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
     ("test", "build the binaries, then run all tests"),
     (
         "check",
-        "format, lints, docs and the invariants of the architecture",
+        "format, lints, docs and the invariants of the architecture (--invariants: these only)",
     ),
     ("bench", "the benchmarks, as JSON"),
     (
@@ -54,7 +54,7 @@ fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
         "setup" => run::setup(),
         "demo" => run::demo(rest),
         "test" => run::test(rest),
-        "check" => check::run(),
+        "check" => check::run(rest),
         "bench" => run::bench(rest),
         "fuzz" => run::fuzz(rest),
         "help" | "--help" | "-h" => {

@@ -125,9 +125,8 @@ fn has_package(name: &str) -> Result<bool> {
 
 fn release_folder() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR");
-    target
-        .map_or_else(|| root().join("target"), PathBuf::from)
-        .join("release")
+    let target = target.unwrap_or_else(|| "target".into());
+    root().join(target).join("release")
 }
 
 /// What stands in the way of the native sandbox on this machine.

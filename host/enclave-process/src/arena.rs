@@ -195,7 +195,7 @@ mod tests {
         let at = std::ptr::from_mut(&mut *secret).cast::<u8>();
         assert!(ALLOCATOR.holds(at));
         assert_eq!(secret.0, [7; 100]);
-        let ordinary = vec![7u8; 100];
+        let ordinary = Box::new([7u8; 100]);
         assert!(!ALLOCATOR.holds(ordinary.as_ptr().cast_mut()));
 
         // An arena of its own, so that nobody else takes the units in between.

@@ -119,7 +119,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         for length in [0, 31, 33] {
             let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600);
+            let file = options.write(true).create(true).truncate(true).mode(0o600);
             file.open(&path)
                 .unwrap()
                 .write_all(&vec![1; length])

@@ -5,7 +5,7 @@ use crate::{
     repo::Repo,
 };
 
-/// Non-blank lines of trusted/ and image/, comments included, tests cut out: fewer than this.
+/// Lines of code of trusted/ and image/: neither blank, nor comment, nor test. Fewer than this.
 const TRUSTED_LINES_MAX: usize = 8_000;
 
 const TRUSTED: &[&str] = &["trusted/", "image/"];
@@ -36,6 +36,8 @@ const UNSAFE_FILES: &[&str] = &[
     "host/enclave-process/src/confine.rs",
     // The door's descriptor, which the connector inherits.
     "host/connectors/src/inherited.rs",
+    // What a container's program tries when it is hostile: tests run it, nothing ships it.
+    "host/sandbox/probe/main.rs",
     // Namespaces, limits and system call filters of the sandbox.
     "host/sandbox/src/native/sys.rs",
 ];
@@ -80,7 +82,7 @@ fn trusted_files(repo: &Repo) -> Vec<(&str, &str)> {
 
 pub(super) fn trusted_size(repo: &Repo) -> Vec<String> {
     let count = |text: &str| {
-        let text = without_tests(text);
+        let text = code_only(&without_tests(text));
         text.lines().filter(|line| !line.trim().is_empty()).count()
     };
     let lines: usize = trusted_files(repo)
@@ -91,7 +93,7 @@ pub(super) fn trusted_size(repo: &Repo) -> Vec<String> {
         return Vec::new();
     }
     vec![format!(
-        "trusted/ and image/ have {lines} non-blank lines without tests; fewer than {TRUSTED_LINES_MAX} are allowed"
+        "trusted/ and image/ have {lines} lines of code without tests; fewer than {TRUSTED_LINES_MAX} are allowed"
     )]
 }
 
