@@ -195,26 +195,7 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     let instance = Instance::born().await;
     let mut plane = Running::start(instance.config()).await;
     plane.set_up(&instance, &policy(1, closed_port())).await;
-    let children = format!("/proc/{}/task", std::process::id());
-    let mut killed = false;
-    for task in std::fs::read_dir(children).unwrap() {
-        let children = task.unwrap().path().join("children");
-        for pid in std::fs::read_to_string(children)
-            .unwrap_or_default()
-            .split_whitespace()
-        {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            if line.contains("toani-enclave")
-                && line.contains(instance.data.path().to_str().unwrap())
-            {
-                let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-                killed = true;
-            }
-        }
-    }
-    assert!(killed);
+    common::kill_child("toani-enclave", instance.data.path().to_str().unwrap());
     assert_eq!(plane.exit().await, Exit::EnclaveLost);
     let plane = Running::start(instance.config()).await;
     tokio::time::timeout(LIMIT, plane.until("/readyz", 200))

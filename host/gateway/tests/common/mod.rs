@@ -172,6 +172,36 @@ impl Running {
         talk(stream, &raw(method, path, headers, body)).await
     }
 
+    /// Sends a request and leaves the answer unread.
+    pub async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> TcpStream {
+        let mut stream = TcpStream::connect(self.ready.address).await.unwrap();
+        let bytes = raw(method, path, headers, Some(body));
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    }
+
+    /// Waits until the newest execution has this in a field.
+    pub async fn until_execution(&self, field: &str, value: &str) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let rows = self
+                .administer("GET", "/admin/v1/executions", None)
+                .await
+                .json();
+            if rows["executions"][0][field] == value {
+                return;
+            }
+            assert!(Instant::now() < end, "{rows}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub async fn administer(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let stream = UnixStream::connect(&self.ready.admin_socket).await.unwrap();
         talk(stream, &raw(method, path, &[], body)).await
@@ -270,7 +300,7 @@ async fn talk(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, bytes: &[u8
 pub fn policy(version: u64, port: u16) -> Value {
     let look = json!({
         "summary": "look", "params": {"type": "object", "properties": {}, "additionalProperties": false},
-        "request": {"method": "GET", "path": "/balance"}, "tier": 0
+        "request": {"method": "GET", "path": "/balance"}, "tier": 0, "class": {"timeout_ms": 3000}
     });
     let document = json!({
         "format": "toani-policy/1", "tenant": tenant(), "id": "main", "version": version,
@@ -296,4 +326,23 @@ pub fn with_key(key: &str) -> [(&'static str, String); 2] {
         ("Authorization", format!("Bearer {API_KEY}")),
         ("Idempotency-Key", key.to_owned()),
     ]
+}
+
+/// Ends the child of this test whose command line holds both words.
+pub fn kill_child(program: &str, word: &str) {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", std::process::id())).unwrap();
+    for task in tasks {
+        let children = task.unwrap().path().join("children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        for pid in children.split_whitespace() {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains(program) && line.contains(word) {
+                let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                return;
+            }
+        }
+    }
+    panic!("no child {program} {word}");
 }
