@@ -3,7 +3,7 @@
 //! It is trusted for availability only. It holds no key, decides nothing and never sees a
 //! credential; what it passes on is verified by the enclave, and what it answers with is signed.
 //!
-//! * [`pipeline`] is the product on one screen: the steps of one action.
+//! * `pipeline` is the product on one screen: the steps of one action.
 //! * `plane` is one boot: an enclave, a log, a store, a sandbox. Its `call` is the only way to the
 //!   enclave; it carries out the enclave's effects, and no answer goes out before the log that it
 //!   depends on is durable.
@@ -15,6 +15,8 @@
 mod admin;
 mod api;
 mod ask;
+#[cfg(test)]
+mod ask_fuzz;
 mod body;
 mod boot;
 mod commits;

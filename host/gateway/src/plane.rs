@@ -1,6 +1,6 @@
 //! What one boot of the plane consists of, and the one way to call its enclave.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use toani_audit_log::AuditLog;
 use toani_enclave_host::EnclaveHost;
@@ -14,6 +14,10 @@ use crate::{Exit, keep::Keep, problem::Problem, sandbox::Sandbox};
 
 /// Executions that run or wait for a place: beyond these a caller is told to come back.
 const EXECUTIONS_WAITING_MAX: usize = 1_024;
+/// Longest wait for a place.
+const PLACE_MAX: Duration = Duration::from_secs(30);
+/// A commit that takes longer is a log that has failed.
+const DURABLE_MAX: Duration = Duration::from_secs(60);
 /// Records that are handed to the log at once; all within its window.
 const APPEND_MAX: usize = 4_096;
 
@@ -187,21 +191,28 @@ impl Plane {
 
     /// Waits until the log's first `size` records are durable.
     pub(crate) async fn durable(&self, size: u64) -> Result<(), Problem> {
-        self.log.durable(size).await.map_err(|_| {
-            self.fail(Exit::LogFailed);
-            Reason::LogUnavailable.into()
-        })
+        match tokio::time::timeout(DURABLE_MAX, self.log.durable(size)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                self.fail(Exit::LogFailed);
+                Err(Reason::LogUnavailable.into())
+            }
+        }
     }
 
     /// Waits until the enclave knows that the log's first `size` records are durable.
     pub(crate) async fn acknowledged(&self, size: u64) -> Result<(), Reason> {
         let mut acknowledged = self.acknowledged.subscribe();
-        let mut fault = self.fault.subscribe();
+        let reached = acknowledged.wait_for(|known| *known >= size);
         tokio::select! {
-            reached = acknowledged.wait_for(|known| *known >= size) => {
-                reached.map(|_| ()).map_err(|_| Reason::LogUnavailable)
-            }
-            _ = fault.wait_for(Option::is_some) => Err(Reason::LogUnavailable),
+            reached = tokio::time::timeout(DURABLE_MAX, reached) => match reached {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) | Err(_) => {
+                    self.fail(Exit::LogFailed);
+                    Err(Reason::LogUnavailable)
+                }
+            },
+            _ = self.failed() => Err(Reason::LogUnavailable),
         }
     }
 
@@ -238,8 +249,11 @@ impl Plane {
     pub(crate) async fn place_for_execution(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let waiting = self.waiting.clone().try_acquire_owned();
         let _waiting = waiting.map_err(|_| Problem::busy())?;
-        let place = self.running.clone().acquire_owned().await;
-        place.map_err(|_| Reason::NotReady.into())
+        let place = self.running.clone().acquire_owned();
+        match tokio::time::timeout(PLACE_MAX, place).await {
+            Ok(place) => place.map_err(|_| Reason::NotReady.into()),
+            Err(_) => Err(Problem::busy()),
+        }
     }
 
     /// Waits until nothing executes any more; nothing can begin afterwards.
