@@ -205,3 +205,32 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_are_each_answered_once() {
+    const AGENTS: usize = 48;
+    let instance = Instance::born().await;
+    let mut config = instance.config();
+    config.executions_at_once = 8;
+    let plane = std::sync::Arc::new(Running::start(config).await);
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for i in 0..AGENTS {
+        let plane = plane.clone();
+        asking.spawn(async move {
+            // Every key comes twice.
+            let key = format!("k{}", i / 2);
+            let answer = post(&plane, "/v1/executions", &key, &request("look")).await;
+            (answer.status, answer.json())
+        });
+    }
+    let mut executions = std::collections::BTreeSet::new();
+    while let Some(answer) = asking.join_next().await {
+        let (status, body) = answer.unwrap();
+        assert!([200, 409].contains(&status), "{body}");
+        executions.insert(body["execution_id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(executions.len(), AGENTS / 2, "one execution for each key");
+    let plane = std::sync::Arc::into_inner(plane).unwrap();
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
