@@ -52,6 +52,10 @@ pub(crate) fn decide(
     if refusals::exhausted(ready, &asked.request, now) {
         return Err(Reason::RefusalBudget);
     }
+    if let Err(reason) = asked::check_again(ready, &asked, now) {
+        let refusal = Refusal::of(&asked.request, reason, true);
+        return Err(refusals::refuse(ready, refusal, now, out)?);
+    }
     if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
         return crate::redeem::earlier(used, asked.intent);
     }

@@ -22,7 +22,7 @@ use crate::{
     asked,
     life::Channel,
     ready::Ready,
-    state::{CredentialName, Document, SealedField},
+    state::{CredentialName, Document, PolicySlot, SealedField},
     vault::{self, StoredCredential},
 };
 
@@ -30,9 +30,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum CheckedAdmin {
     Admission { verified: VerifiedAdmission, bytes: Vec<u8> },
-    Sandbox { hello: SandboxHello, level: SandboxLevel },
+    Sandbox { hello: SandboxHello },
     Policy { verified: VerifiedPolicy, key: PublicKey, bytes: Vec<u8> },
-    PolicyKey(PolicyKeyChange),
+    PolicyKey { change: PolicyKeyChange, key: PublicKey },
     Credential { header: CredentialHeader, stored: StoredCredential },
 }
 
@@ -47,16 +47,7 @@ pub(crate) fn check(
                 .map_err(|_| Reason::DocumentSignature)?;
             Ok(CheckedAdmin::Admission { verified, bytes: admission })
         }
-        Command::ConnectSandbox { hello } => {
-            let list = ready.state.admission.body.as_ref();
-            let level = list.and_then(|list| list.level_of(hello.measurement));
-            let level = level.ok_or(Reason::SandboxNotAdmitted)?;
-            // Levels above `native` are admitted by evidence, which there is none of yet.
-            if level > SandboxLevel::Native {
-                return Err(Reason::SandboxNotAdmitted);
-            }
-            Ok(CheckedAdmin::Sandbox { hello, level })
-        }
+        Command::ConnectSandbox { hello } => Ok(CheckedAdmin::Sandbox { hello }),
         Command::ActivatePolicy { policy } => check_policy(ready, policy),
         Command::ChangePolicyKey { change } => check_policy_key(ready, &change),
         Command::PutCredential { credential } => check_credential(ready, &credential, rng),
@@ -91,10 +82,9 @@ fn check_policy_key(ready: &Ready, bytes: &[u8]) -> Result<CheckedAdmin, Reason>
     let signed: Signed<PolicyKeyChange> =
         canonical::decode(bytes, DOCUMENT_BYTES_MAX).map_err(|_| Reason::DocumentMalformed)?;
     let tenant = ready.state.tenants.get(&signed.payload.tenant).ok_or(Reason::TenantUnknown)?;
-    signed
-        .verify(Label::PolicyKey, &[tenant.policy_key], 1)
-        .map_err(|_| Reason::DocumentSignature)?;
-    Ok(CheckedAdmin::PolicyKey(signed.payload))
+    let key = tenant.policy_key;
+    signed.verify(Label::PolicyKey, &[key], 1).map_err(|_| Reason::DocumentSignature)?;
+    Ok(CheckedAdmin::PolicyKey { change: signed.payload, key })
 }
 
 fn check_credential(
@@ -119,11 +109,11 @@ pub(crate) fn apply(
 ) -> Result<Answer, Reason> {
     match checked {
         CheckedAdmin::Admission { verified, bytes } => admit(ready, verified, bytes, now, out)?,
-        CheckedAdmin::Sandbox { hello, level } => connect(ready, &hello, level, now, out)?,
+        CheckedAdmin::Sandbox { hello } => connect(ready, &hello, now, out)?,
         CheckedAdmin::Policy { verified, key, bytes } => {
             activate(ready, verified, key, bytes, now, out)?;
         }
-        CheckedAdmin::PolicyKey(change) => change_key(ready, change, now, out)?,
+        CheckedAdmin::PolicyKey { change, key } => change_key(ready, change, key, now, out)?,
         CheckedAdmin::Credential { header, stored } => {
             put_credential(ready, header, stored, now, out)?;
         }
@@ -138,11 +128,17 @@ fn admit(
     now: Time,
     out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
-    let active = ready.state.admission.body.as_ref().map_or(0, |list| list.version());
-    if verified.version() <= active {
-        return Err(Reason::DocumentVersion);
-    }
     let hash = verified.hash();
+    let active = &ready.state.admission;
+    match (&active.body, active.hash) {
+        (Some(list), _) if verified.version() <= list.version() => {
+            return Err(Reason::DocumentVersion);
+        }
+        // The host lost the active list, or says so: its version is not known, so that nothing but
+        // the list itself may take its place.
+        (None, Some(lost)) if hash != lost => return Err(Reason::DocumentVersion),
+        _ => {}
+    }
     out.push(Effect::PutBlob { bytes, delete_after: None });
     // From its own record on, the list stands in every record.
     ready.standing.admission = hash;
@@ -158,11 +154,15 @@ fn admit(
 fn connect(
     ready: &mut Ready,
     hello: &SandboxHello,
-    level: SandboxLevel,
     now: Time,
     out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
     let measurement = hello.measurement;
+    let list = ready.state.admission.body.as_ref();
+    let level = list.and_then(|list| list.level_of(measurement));
+    // Levels above `native` are admitted by evidence, which there is none of yet.
+    let level = level.filter(|level| *level == SandboxLevel::Native);
+    let level = level.ok_or(Reason::SandboxNotAdmitted)?;
     let blob = Some(Hash::of_labelled("toani/v1/sandbox-key", &hello.key));
     let about = About { sandbox: Some(measurement), blob, ..About::default() };
     ready.write(now, RecordKind::Sandbox, about, None, out)?;
@@ -188,8 +188,16 @@ fn activate(
                 return Err(Reason::DocumentSignature);
             }
             let active = tenant.policies.get(&reference.id);
+            if active.is_some_and(|slot| slot.body.is_none() && slot.reference == reference) {
+                return restore(ready, verified, bytes, out);
+            }
             if active.is_some_and(|slot| slot.reference.version >= reference.version) {
                 return Err(Reason::DocumentVersion);
+            }
+            // Whose agents a lost document lists is not known, and each stands in one policy.
+            let lost = |slot: &PolicySlot| slot.body.is_none() && slot.reference.id != reference.id;
+            if tenant.policies.values().any(lost) {
+                return Err(Reason::PolicyUnavailable);
             }
             let taken = |agent| tenant.agents.get(agent).is_some_and(|id| *id != reference.id);
             if verified.policy().agents.keys().any(taken) {
@@ -217,13 +225,31 @@ fn activate(
     Ok(())
 }
 
+/// Gives an active policy the document that the host lost. Its record stands.
+fn restore(
+    ready: &mut Ready,
+    verified: VerifiedPolicy,
+    bytes: Vec<u8>,
+    out: &mut Vec<Effect>,
+) -> Result<(), Reason> {
+    let tenant = ready.state.tenants.get_mut(&verified.policy().tenant).ok_or(Reason::Internal)?;
+    out.push(Effect::PutBlob { bytes, delete_after: None });
+    tenant.attach_policy(Arc::new(verified));
+    Ok(())
+}
+
 fn change_key(
     ready: &mut Ready,
     change: PolicyKeyChange,
+    key: PublicKey,
     now: Time,
     out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
     let tenant = ready.state.tenants.get(&change.tenant).ok_or(Reason::TenantUnknown)?;
+    // Another change may have come since the check: then an older key signed this one.
+    if tenant.policy_key != key {
+        return Err(Reason::DocumentSignature);
+    }
     if change.sequence != tenant.key_sequence.saturating_add(1) {
         return Err(Reason::DocumentVersion);
     }

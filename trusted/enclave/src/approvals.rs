@@ -76,6 +76,8 @@ pub(crate) fn apply(
     rng: &mut impl CryptoRng,
     out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
+    // First of all: an approval that counts without its record would be one that nobody can audit.
+    ready.chain.room(RecordKind::Endorsed)?;
     let id = checked.evidence.action_id.clone();
     let action = ready.life.actions.get_mut(&id).ok_or(Reason::ActionNotFound)?;
     // Others may have answered since the check.

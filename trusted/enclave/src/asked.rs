@@ -15,7 +15,11 @@ use toani_protocol::{
     wire::Read,
 };
 
-use crate::{ready::Ready, refusals::Refusal};
+use crate::{
+    ready::Ready,
+    refusals::Refusal,
+    state::{PolicySlot, Tenant},
+};
 
 /// A request that is well-formed, in time, for this instance and boot, and its agent's own.
 #[derive(Debug)]
@@ -109,13 +113,36 @@ fn authenticate(
     if !proven {
         return Err(Reason::AgentProof);
     }
-    if tenant.revoked_agents.get(agent) == Some(&key_hash(&listed.key)?) {
-        return Err(Reason::AgentRevoked);
-    }
-    if slot.revoked {
-        return Err(Reason::PolicyRevoked);
-    }
+    check_revoked(tenant, slot, agent, &listed.key)?;
     Ok((policy.clone(), level))
+}
+
+fn check_revoked(
+    tenant: &Tenant,
+    slot: &PolicySlot,
+    agent: &AgentId,
+    key: &AgentKey,
+) -> Result<(), Reason> {
+    if let Some(revoked) = tenant.revoked_agents.get(agent) {
+        if *revoked == key_hash(key)? {
+            return Err(Reason::AgentRevoked);
+        }
+    }
+    if slot.revoked { Err(Reason::PolicyRevoked) } else { Ok(()) }
+}
+
+/// Checks again what may have changed since [`check`]: the host decides how long a checked request
+/// waits to be applied, and a revocation that is in the log by then holds.
+pub(crate) fn check_again(ready: &Ready, asked: &Asked, now: Time) -> Result<(), Reason> {
+    let request = &asked.request;
+    let tenant = ready.state.tenants.get(&request.tenant).ok_or(Reason::TenantUnknown)?;
+    let slot = tenant.policy_of(&request.agent).ok_or(Reason::AgentUnknown)?;
+    let current = slot.body.as_ref().filter(|policy| Arc::ptr_eq(policy, &asked.policy));
+    let policy = current.ok_or(Reason::PolicyChanged)?.policy();
+    let listed = policy.agents.get(&request.agent).ok_or(Reason::AgentUnknown)?;
+    check_revoked(tenant, slot, &request.agent, &listed.key)?;
+    let span = (request.issued_at, request.expires_at);
+    in_time(ready, &request.instance, &request.boot, span, now)
 }
 
 /// Names an agent's key in a revocation.

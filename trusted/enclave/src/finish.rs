@@ -27,6 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct CheckedFinish {
     execution: ExecutionId,
+    /// Whether a job had left when this was checked.
+    released: bool,
     judged: Judged,
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn check(
             Err(CryptoError) => Judged::bare(Outcome::Unknown, false),
         },
     };
-    Ok(CheckedFinish { execution, judged })
+    Ok(CheckedFinish { execution, released: flight.job.is_some(), judged })
 }
 
 fn open_outcome(flight: &InFlight, sealed: &SealedOutcome) -> Result<JobOutcome, CryptoError> {
@@ -125,7 +127,15 @@ pub(crate) fn apply(
     now: Time,
     out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    end(ready, &checked.execution, checked.judged, None, now, out)
+    let flight =
+        ready.life.in_flight.get(&checked.execution).ok_or(Reason::ExecutionNotFound)?;
+    // A job that left after the check: "nothing can have happened" holds no longer.
+    let judged = if flight.job.is_some() == checked.released {
+        checked.judged
+    } else {
+        Judged::bare(Outcome::Unknown, false)
+    };
+    end(ready, &checked.execution, judged, None, now, out)
 }
 
 /// The host gives an execution up before a job exists.

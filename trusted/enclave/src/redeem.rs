@@ -79,6 +79,10 @@ pub(crate) fn apply(
     if refusals::exhausted(ready, &asked.request, now) {
         return Err(Reason::RefusalBudget);
     }
+    if let Err(reason) = asked::check_again(ready, &asked, now) {
+        let refusal = Refusal::of(&asked.request, reason, true);
+        return Err(refusals::refuse(ready, refusal, now, out)?);
+    }
     if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
         return earlier(used, asked.intent);
     }
@@ -139,7 +143,9 @@ fn redeem(
     if now >= claims.exp {
         return Err(Reason::TokenExpired);
     }
-    if asked.intent != action.intent || asked.level != action.level {
+    // The idempotency key as well: under another one, the first would ask for the same anew.
+    let same_key = asked.idempotency == action.idempotency;
+    if asked.intent != action.intent || asked.level != action.level || !same_key {
         return Err(Reason::TokenMismatch);
     }
     if asked.policy.reference() != action.policy.reference() {

@@ -79,6 +79,11 @@ pub(crate) fn refuse(
         tenant.is_some_and(|tenant| tenant.agents.contains_key(agent))
     });
     let key = (listed.clone(), refusal.authentic);
+    // A window that is over ends here as well: the host may send no tick.
+    let over = |budget: &Budget| now.ms_since(budget.since) >= REFUSAL_WINDOW_MS;
+    if ready.life.budgets.0.get(&key).is_some_and(over) {
+        flush(ready, now, out)?;
+    }
     let budgets = &mut ready.life.budgets.0;
     let shared = budgets.len() >= BUDGETS_MAX && !budgets.contains_key(&key);
     let key = if shared { (None, false) } else { key };
@@ -107,6 +112,10 @@ pub(crate) fn flush(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Resu
         .map(|(key, _)| key.clone())
         .collect();
     for key in over {
+        // What cannot be written stays counted.
+        if ready.chain.room(RecordKind::Refusals).is_err() {
+            break;
+        }
         let Some(budget) = ready.life.budgets.0.remove(&key) else { continue };
         if budget.unwritten == 0 {
             continue;

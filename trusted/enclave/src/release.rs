@@ -25,6 +25,7 @@ use crate::{
     life::{Channel, InFlight, ReleasedJob},
     ready::Ready,
     secret::Secret,
+    state::{CredentialName, CredentialSlot},
     vault,
 };
 
@@ -36,6 +37,8 @@ const LARGE_JOB_BYTES: usize = 128 * 1024;
 #[derive(Debug)]
 pub(crate) struct CheckedRelease {
     execution: ExecutionId,
+    /// Key of the supervisor that can open it.
+    sealed_to: [u8; 32],
     job: SealedJob,
     outcome_key: Secret<32>,
 }
@@ -57,13 +60,17 @@ pub(crate) fn check(
     if flight.job.is_some() {
         return Err(Reason::TokenUsed);
     }
-    // The supervisor that was promised in `started`, and no other.
+    let channel = channel_for(ready, flight)?;
+    let (job, outcome_key) = seal(ready, &durable, channel, &execution, flight, rng)?;
+    Ok(CheckedRelease { execution, sealed_to: channel.key, job, outcome_key })
+}
+
+/// The supervisor that was promised in `started`, and no other.
+fn channel_for<'a>(ready: &'a Ready, flight: &InFlight) -> Result<&'a Channel, Reason> {
     let channel = ready.life.sandbox.as_ref().filter(|channel| {
         channel.measurement == flight.sandbox && channel.level == flight.assurance.sandbox
     });
-    let channel = channel.ok_or(Reason::SandboxUnavailable)?;
-    let (job, outcome_key) = seal(ready, &durable, channel, &execution, flight, rng)?;
-    Ok(CheckedRelease { execution, job, outcome_key })
+    channel.ok_or(Reason::SandboxUnavailable)
 }
 
 /// Takes a [`DurableStart`]: no credential is derived before its record is durable.
@@ -97,21 +104,29 @@ fn seal(
     sealed.map_err(|_| Reason::Internal)
 }
 
-fn credential(
-    ready: &Ready,
+/// The version that was promised in `started`, unless it was revoked or replaced since.
+fn credential_slot<'a>(
+    ready: &'a Ready,
     flight: &InFlight,
-    name: &crate::state::CredentialName,
+    name: &CredentialName,
     version: u64,
-) -> Result<vault::Plaintext, Reason> {
+) -> Result<&'a CredentialSlot, Reason> {
     let tenant = ready.state.tenants.get(&flight.request.tenant);
     let slot = tenant.and_then(|tenant| tenant.credentials.get(name));
     let slot = slot.ok_or(Reason::CredentialMissing)?;
     if slot.revoked {
         return Err(Reason::CredentialRevoked);
     }
-    if slot.version != version {
-        return Err(Reason::CredentialChanged);
-    }
+    if slot.version == version { Ok(slot) } else { Err(Reason::CredentialChanged) }
+}
+
+fn credential(
+    ready: &Ready,
+    flight: &InFlight,
+    name: &CredentialName,
+    version: u64,
+) -> Result<vault::Plaintext, Reason> {
+    let slot = credential_slot(ready, flight, name, version)?;
     let (stored, header) = &**slot.body.as_ref().ok_or(Reason::CredentialMissing)?;
     vault::open(&ready.keys, stored, header).map_err(|_| Reason::CredentialEnvelope)
 }
@@ -154,11 +169,19 @@ fn hpke_error(_: HpkeError) -> CryptoError {
 
 /// Lets the job out, once.
 pub(crate) fn apply(ready: &mut Ready, checked: CheckedRelease) -> Result<Answer, Reason> {
-    let CheckedRelease { execution, job, outcome_key } = checked;
-    let flight = ready.life.in_flight.get_mut(&execution).ok_or(Reason::ExecutionNotFound)?;
+    let CheckedRelease { execution, sealed_to, job, outcome_key } = checked;
+    let flight = ready.life.in_flight.get(&execution).ok_or(Reason::ExecutionNotFound)?;
     if flight.job.is_some() {
         return Err(Reason::TokenUsed);
     }
+    // Others may have changed these since the check.
+    if channel_for(ready, flight)?.key != sealed_to {
+        return Err(Reason::SandboxUnavailable);
+    }
+    if let Some((name, version)) = &flight.credential {
+        credential_slot(ready, flight, name, *version)?;
+    }
+    let flight = ready.life.in_flight.get_mut(&execution).ok_or(Reason::ExecutionNotFound)?;
     flight.job = Some(ReleasedJob { header: job.header.clone(), outcome_key });
     Ok(Answer::Job(job))
 }

@@ -35,6 +35,9 @@ pub(crate) enum SealedField {
     Finished { give_back: bool },
 }
 
+/// How often a crowded table of quotas is searched for what is over.
+const SWEEP_MS: u64 = 1000;
+
 /// A record that does not continue the state that the records before it made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a record does not fit the records before it")]
@@ -49,6 +52,7 @@ pub(crate) struct State {
     /// Idempotency keys by age.
     used_order: VecDeque<(Time, Hash)>,
     quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
+    swept_at: Time,
 }
 
 /// A document that a record names by hash. It may be missing, which disables what needs it.
@@ -130,6 +134,8 @@ impl State {
         sealed: Option<SealedField>,
     ) -> Result<(), FoldError> {
         let about = &record.about;
+        // With every record, not with `started` alone: a full table must not keep itself full.
+        self.forget_old(record.time);
         match record.kind {
             RecordKind::Admission => {
                 self.admission = Document { hash: Some(about.blob.ok_or(FoldError)?), body: None };
@@ -249,7 +255,6 @@ impl State {
             uses,
         };
         self.open.insert(execution, open);
-        self.forget_old(record.time);
         Ok(())
     }
 
@@ -269,7 +274,9 @@ impl State {
                 }
             }
         }
-        if let Some(used) = self.idempotency.get_mut(&open.idempotency) {
+        // A key that outlived its day may stand for a later execution by now.
+        let used = self.idempotency.get_mut(&open.idempotency);
+        if let Some(used) = used.filter(|used| used.execution == *execution) {
             used.outcome = about.outcome;
             used.blob = about.blob;
         }
@@ -301,7 +308,9 @@ impl State {
                 self.idempotency.remove(&key);
             }
         }
-        if self.quotas.len() > QUOTA_WINDOWS_MAX / 2 {
+        let crowded = self.quotas.len() > QUOTA_WINDOWS_MAX / 2;
+        if crowded && now.ms_since(self.swept_at) >= SWEEP_MS {
+            self.swept_at = now;
             self.quotas.retain(|_, (window, use_)| !use_.is_over(*window, now));
         }
     }
