@@ -15,10 +15,9 @@ const BINARY_PACKAGES: &[&str] = &[
     "toani-enclave-process",
     "toani-sandbox",
     "toani-verify",
+    "toani-tests",
 ];
 
-/// The package that holds `toani-demo`.
-const DEMO_PACKAGE: &str = "toani-demo";
 const BENCH_PACKAGE: &str = "toani-bench";
 
 /// Tells tests where the programs are that were built for them.
@@ -40,11 +39,6 @@ pub(crate) fn setup() -> Result<ExitCode> {
 
 pub(crate) fn demo(arguments: &[String]) -> Result<ExitCode> {
     build_binaries()?;
-    if !has_package(DEMO_PACKAGE)? {
-        eprintln!("x demo: the workspace has no package {DEMO_PACKAGE} yet");
-        return Ok(ExitCode::from(MISSING));
-    }
-    cargo(&["build", "--release", "--quiet", "-p", DEMO_PACKAGE])?;
     let demo = release_folder().join("toani-demo");
     let status = Command::new(&demo)
         .args(arguments)

@@ -64,7 +64,7 @@ pub(crate) async fn run(
             Some(Value::Null) | None => String::new(),
             Some(other) => other.to_string(),
         };
-        let names = ["id", "agent", "service", "action", "tier", "asked_at"];
+        let names = ["action_id", "agent", "service", "action", "tier", "asked_at"];
         let lines: Vec<_> =
             rows.iter().map(|row| names.map(|name| cell(row, name)).to_vec()).collect();
         table(&names, &lines)

@@ -1,0 +1,8 @@
+//! Drives the shipped programs through their public interfaces only.
+
+pub mod brokerage;
+pub mod plane;
+pub mod policy;
+
+pub use brokerage::Brokerage;
+pub use plane::{Plane, Said};

@@ -1,0 +1,281 @@
+//! A plane of its own in a folder of its own, driven by the command line.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::{Brokerage, policy};
+
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that is awaited.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub exit: i32,
+    pub value: Value,
+    pub error: String,
+}
+
+impl Said {
+    /// The stable code of a failure.
+    pub fn code(&self) -> &str {
+        self.value.pointer("/error/code").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The value of a command that must have succeeded.
+    pub fn ok(self) -> anyhow::Result<Value> {
+        if self.exit == 0 { Ok(self.value) } else { bail!("exit {}: {}", self.exit, self.error) }
+    }
+}
+
+/// The folder, the programs and, while it runs, the plane's process.
+#[derive(Debug)]
+pub struct Plane {
+    programs: PathBuf,
+    home: PathBuf,
+    /// The owner's public key.
+    owner: String,
+    process: Option<Child>,
+}
+
+impl Plane {
+    /// Makes an instance in `home`.
+    pub fn init(programs: &Path, home: &Path) -> anyhow::Result<Self> {
+        let mut plane = Self {
+            programs: programs.to_path_buf(),
+            home: home.to_path_buf(),
+            owner: String::new(),
+            process: None,
+        };
+        let born = plane.toani(&["init"])?.ok()?;
+        let owner = born.get("owner").and_then(Value::as_str).context("no owner key")?;
+        plane.owner = owner.to_owned();
+        Ok(plane)
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    pub fn trust(&self) -> PathBuf {
+        self.home.join("trust.json")
+    }
+
+    /// Runs a `toani` command with `--json`.
+    pub fn toani(&self, arguments: &[&str]) -> anyhow::Result<Said> {
+        self.toani_with(arguments, "")
+    }
+
+    /// The same, with something on its standard input.
+    pub fn toani_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
+        let mut child = self.begin(arguments)?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        finished(child)
+    }
+
+    /// Starts a command and does not wait for it.
+    pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        Command::new(self.programs.join("toani"))
+            .args(["--json", "--home"])
+            .arg(&self.home)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start toani")
+    }
+
+    /// Starts the plane and waits until it answers.
+    pub fn serve(&mut self) -> anyhow::Result<()> {
+        let log = std::fs::File::create(self.home.join("serve.log"))?;
+        let mut child = Command::new(self.programs.join("toani"))
+            .args(["--json", "--home"])
+            .arg(&self.home)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("cannot start toani serve")?;
+        let output = child.stdout.take().context("no standard output")?;
+        self.process = Some(child);
+        let (sender, first_line) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Reads on after the first line, so that the plane never blocks on its output.
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        match first_line.recv_timeout(PATIENCE) {
+            Ok(_) => Ok(()),
+            Err(_) => bail!("the plane did not start: {}", self.serve_log()),
+        }
+    }
+
+    /// What the plane has logged.
+    pub fn serve_log(&self) -> String {
+        std::fs::read_to_string(self.home.join("serve.log")).unwrap_or_default()
+    }
+
+    /// The plane's process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Stops the plane as a service manager would, and waits for its end.
+    pub fn stop(&mut self) -> anyhow::Result<i32> {
+        let mut child = self.process.take().context("the plane does not run")?;
+        signal(child.id(), "TERM")?;
+        Ok(waited(&mut child)?.code().unwrap_or(-1))
+    }
+
+    /// Ends the plane without notice.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut child = self.process.take().context("the plane does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until the plane can run executions.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        until("the plane is ready", || {
+            let status = self.toani(&["status"])?;
+            Ok(status.value.get("ready") == Some(&Value::Bool(true)))
+        })
+    }
+
+    /// Admits the sandbox, activates the brokerage's policy with an agent and an approver, and
+    /// seals the token.
+    pub fn furnish(&self, upstream: &Brokerage, token: &str) -> anyhow::Result<()> {
+        self.toani(&["admission", "admit", "--sandbox"])?.ok()?;
+        self.activate(upstream)?;
+        self.seal(upstream, token)?;
+        self.wait_until_ready()
+    }
+
+    /// Writes, signs and activates the brokerage's policy.
+    pub fn activate(&self, upstream: &Brokerage) -> anyhow::Result<()> {
+        let file = self.home.join("policy.yaml");
+        std::fs::write(&file, policy::brokerage(&self.owner, upstream, 1))?;
+        let file = file.to_str().context("a path in UTF-8")?;
+        self.toani(&["agent", "add", "agent", "--policy", file])?.ok()?;
+        self.toani(&["approver", "add", "anna", "--software-passkey", "--policy", file])?.ok()?;
+        let signed = self.toani(&["policy", "sign", file])?.ok()?;
+        let signed = signed.get("signed").and_then(Value::as_str).context("no signed policy")?;
+        self.toani(&["policy", "activate", signed])?.ok()?;
+        Ok(())
+    }
+
+    /// Seals the brokerage's token on the owner's side.
+    pub fn seal(&self, upstream: &Brokerage, token: &str) -> anyhow::Result<()> {
+        let endpoint = format!("127.0.0.1:{}", upstream.port());
+        let arguments = ["credential", "add", "broker", "--endpoint", &endpoint, "--private"];
+        self.toani_with(&arguments, token)?.ok()?;
+        Ok(())
+    }
+
+    /// Runs an action as the agent.
+    pub fn run(&self, action: &str, params: &str, more: &[&str]) -> anyhow::Result<Said> {
+        self.toani(&[&["run", action, "--params", params], more].concat())
+    }
+
+    /// Waits for an action that waits for people, and names it.
+    pub fn wait_for_approval(&self) -> anyhow::Result<String> {
+        let mut found = None;
+        until("an action waits", || {
+            let list = self.toani(&["approvals", "list"])?.ok()?;
+            let first = list.pointer("/approvals/0/action_id").and_then(Value::as_str);
+            found = first.map(str::to_owned);
+            Ok(found.is_some())
+        })?;
+        found.context("an action waits")
+    }
+
+    /// Approves as Anna.
+    pub fn approve(&self, action: &str) -> anyhow::Result<Said> {
+        self.toani(&["approve", action, "--as", "anna", "--yes"])
+    }
+
+    /// Runs `toani-verify`.
+    pub fn verify(&self, bundle: &Path) -> anyhow::Result<Said> {
+        let child = Command::new(self.programs.join("toani-verify"))
+            .arg(bundle)
+            .arg("--trust")
+            .arg(self.trust())
+            .arg("--json")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start toani-verify")?;
+        finished(child)
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.process {
+            // It may be gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits for a condition, for a while.
+pub fn until(what: &str, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !holds()? {
+        if began.elapsed() > PATIENCE {
+            bail!("waited too long until {what}");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
+/// Sends a signal to a process that this test has started.
+pub fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
+    if status.success() { Ok(()) } else { bail!("cannot signal {pid}") }
+}
+
+fn waited(child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
+    let mut status = None;
+    until("a process ends", || {
+        status = child.try_wait()?;
+        Ok(status.is_some())
+    })?;
+    status.context("a process ends")
+}
+
+/// Waits for a command and reads what it said.
+pub fn finished(child: Child) -> anyhow::Result<Said> {
+    let output = child.wait_with_output()?;
+    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let text = if output.stdout.is_empty() {
+        error.lines().last().unwrap_or_default().as_bytes().to_vec()
+    } else {
+        output.stdout
+    };
+    let value = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(Said { exit: output.status.code().unwrap_or(-1), value, error })
+}

@@ -1,0 +1,65 @@
+//! The policy that the demo and the end-to-end tests use, as a person would write it.
+
+use crate::Brokerage;
+
+/// Reads, small and large orders at a brokerage on this machine; one action that asks for a TEE.
+pub fn brokerage(owner: &str, upstream: &Brokerage, version: u64) -> String {
+    let (port, spki) = (upstream.port(), upstream.spki());
+    let order = r#"
+        params:
+          type: object
+          properties:
+            symbol: {type: string, enum: [ACME, INIT]}
+            quantity: {type: integer, minimum: 1, maximum: 100}
+          required: [symbol, quantity]
+        request:
+          method: POST
+          path: /v1/orders
+          body: {symbol: {$param: symbol}, quantity: {$param: quantity}}
+        result:
+          order: {pointer: /order, type: string, required: true}"#;
+    format!(
+        r#"# Who may do what at the brokerage.
+id: brokerage
+version: {version}
+expires: "2099-01-01T00:00:00Z"
+namespace: main
+persons: {{}}
+agents: {{}}
+credentials:
+  broker: {{owner: "{owner}"}}
+services:
+  broker:
+    connector: direct_api
+    endpoint: {{host: 127.0.0.1, port: {port}, private: true}}
+    tls: {{spki_sha256: ["{spki}"]}}
+    auth: {{credential: broker, injection: bearer}}
+    actions:
+      read_balance:
+        params:
+          type: object
+          properties: {{account: {{type: string, maxLength: 32}}}}
+          required: [account]
+        request: {{method: GET, path: "/v1/accounts/{{account}}/balance"}}
+        result:
+          balance: {{pointer: /balance, type: integer, required: true}}
+        tier: 0
+      order_direct:{order}
+        tier: 0
+      buy_stock:{order}
+        tier: 2
+        approval: {{approvers: [anna], threshold: 1, wait_s: 300}}
+      buy_stock_in_sgx:{order}
+        tier: 2
+        approval: {{approvers: [anna], threshold: 1, wait_s: 300}}
+        least: {{tee: sgx}}
+quotas:
+  orders_a_day:
+    measure: count
+    per: policy
+    window: {{fixed_s: 86400}}
+    limit: 500
+    actions: [broker.buy_stock, broker.order_direct]
+"#
+    )
+}
