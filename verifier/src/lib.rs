@@ -17,34 +17,18 @@ pub fn verified_text(report: &Report) -> String {
     line("log", &report.origin);
     line(
         "checkpoint",
-        &format!(
-            "{} records, root {}",
-            report.checkpoint_size, report.checkpoint_root
-        ),
+        &format!("{} records, root {}", report.checkpoint_size, report.checkpoint_root),
     );
     line("period", &format!("{} to {}", report.from, report.to));
-    line(
-        "exported",
-        &format!("{} (the enclave's clock)", report.made_at),
-    );
+    line("exported", &format!("{} (the enclave's clock)", report.made_at));
     line(
         "records",
-        &format!(
-            "{}, and {} of the instance itself",
-            report.records, report.instance_records
-        ),
+        &format!("{}, and {} of the instance itself", report.records, report.instance_records),
     );
     for (kind, count) in &report.kinds {
         line("", &format!("{count:>8} {kind}"));
     }
-    line(
-        "outcomes",
-        if report.outcomes.is_empty() {
-            "none"
-        } else {
-            ""
-        },
-    );
+    line("outcomes", if report.outcomes.is_empty() { "none" } else { "" });
     for (outcome, count) in &report.outcomes {
         line("", &format!("{count:>8} {outcome}"));
     }
@@ -53,15 +37,9 @@ pub fn verified_text(report: &Report) -> String {
     if let Some(weakest) = report.weakest
         && let Ok(Value::Object(levels)) = serde_json::to_value(weakest)
     {
-        line(
-            "weakest",
-            "level of each aspect over all executions and decisions",
-        );
+        line("weakest", "level of each aspect over all executions and decisions");
         for (aspect, level) in levels {
-            line(
-                "",
-                &format!("{aspect:<10} {}", level.as_str().unwrap_or_default()),
-            );
+            line("", &format!("{aspect:<10} {}", level.as_str().unwrap_or_default()));
         }
     }
     let _ = write!(out, "\n{}\n{}\n", report.coverage, report.tee_statement);
@@ -70,10 +48,7 @@ pub fn verified_text(report: &Report) -> String {
 
 /// The refusal for people.
 pub fn refused_text(error: &BundleError) -> String {
-    format!(
-        "REFUSED: {error}\n\nDo not rely on anything in this bundle. Code: {}\n",
-        error.code()
-    )
+    format!("REFUSED: {error}\n\nDo not rely on anything in this bundle. Code: {}\n", error.code())
 }
 
 /// The verdict for programs: `ok`, and `report`, or `code`, `error` and `file`.

@@ -66,9 +66,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         (false, Ok(report)) => verified_text(report),
         (false, Err(error)) => refused_text(error),
     };
-    io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot print")?;
+    io::stdout().write_all(text.as_bytes()).context("cannot print")?;
     Ok(verdict.is_ok())
 }
 

@@ -59,16 +59,10 @@ fn make() -> (Vec<u8>, TrustFile) {
     links.advance(&record, Record::hash_of(&leaf)).unwrap();
     let note = checkpoint::sign(ORIGIN, 1, &links.frontier().root(), &key);
     let mut draft = Draft::new(&manifest, &note).unwrap();
-    let entry = Entry {
-        index: 0,
-        leaf: &leaf,
-        proof: &[],
-    };
+    let entry = Entry { index: 0, leaf: &leaf, proof: &[] };
     draft.record(&entry).unwrap();
     let instance = Manifest::id_of(&manifest);
-    let index = draft
-        .index(instance, boot, tenant.clone(), 0..=0, Time::from_ms(2_000))
-        .unwrap();
+    let index = draft.index(instance, boot, tenant.clone(), 0..=0, Time::from_ms(2_000)).unwrap();
     let index = BundleIndex::decode(&index).unwrap();
     let signed = Signed::by(&key, Label::BundleIndex, index).unwrap();
     let bundle = draft.finish(canonical::encode(&signed).unwrap()).unwrap();
@@ -77,10 +71,7 @@ fn make() -> (Vec<u8>, TrustFile) {
         instance,
         tenant: Some(tenant),
         mrenclaves: vec![Hash::of(b"enclave")],
-        log: LogTrust {
-            origin: ORIGIN.into(),
-            key: PublicKey::of(&key),
-        },
+        log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key) },
         intake_key: IntakeKey(Bytes(vec![0; 32])),
         sgx_roots: Vec::new(),
         snp_roots: Vec::new(),
@@ -97,10 +88,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String) {
         .output()
         .unwrap();
     let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(text).unwrap(),
-    )
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
 #[test]
@@ -114,10 +102,7 @@ fn the_binary_says_verified_or_refused_by_its_exit_code() {
     let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("VERIFIED"), "{text}");
-    assert!(
-        text.contains("1 refused") && text.contains("tee: none"),
-        "{text}"
-    );
+    assert!(text.contains("1 refused") && text.contains("tee: none"), "{text}");
 
     let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -131,10 +116,7 @@ fn the_binary_says_verified_or_refused_by_its_exit_code() {
     let (code, text) = run(folder.path(), &["changed.tar", "--trust", "t.json"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.starts_with("REFUSED"), "{text}");
-    let (code, text) = run(
-        folder.path(),
-        &["changed.tar", "--trust", "t.json", "--json"],
-    );
+    let (code, text) = run(folder.path(), &["changed.tar", "--trust", "t.json", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &json["ok"]), (1, &false.into()));
     assert!(json["code"].is_string());

@@ -42,9 +42,7 @@ pub(crate) fn test_modules(source: &str) -> Vec<String> {
     let mut names = Vec::new();
     for after in code.split("#[cfg(test)]").skip(1) {
         let item = after.split(['{', ';']).next().unwrap_or_default();
-        let declared = after
-            .get(item.len()..)
-            .is_some_and(|rest| rest.starts_with(';'));
+        let declared = after.get(item.len()..).is_some_and(|rest| rest.starts_with(';'));
         let words: Vec<&str> = words(item).map(|(_, word)| word).collect();
         if let ([.., "mod", name], true) = (words.as_slice(), declared) {
             names.push((*name).to_owned());
@@ -158,20 +156,12 @@ fn is_raw_string(source: &[u8], at: usize) -> bool {
     if before.is_some_and(|b| b.is_ascii_alphanumeric() && *b != b'b' || *b == b'_') {
         return false;
     }
-    let hashes = source
-        .iter()
-        .skip(at + 1)
-        .take_while(|b| **b == b'#')
-        .count();
+    let hashes = source.iter().skip(at + 1).take_while(|b| **b == b'#').count();
     source.get(at + 1 + hashes) == Some(&b'"')
 }
 
 fn end_of_raw_string(source: &[u8], start: usize) -> usize {
-    let hashes = source
-        .iter()
-        .skip(start + 1)
-        .take_while(|b| **b == b'#')
-        .count();
+    let hashes = source.iter().skip(start + 1).take_while(|b| **b == b'#').count();
     let mut at = start + hashes + 2;
     while let Some(byte) = source.get(at) {
         let closing = source.iter().skip(at + 1).take(hashes);
@@ -187,10 +177,7 @@ fn end_of_raw_string(source: &[u8], start: usize) -> usize {
 fn end_of_char(source: &[u8], at: usize) -> usize {
     if source.get(at + 1) == Some(&b'\\') {
         let mut end = at + 3;
-        while source
-            .get(end)
-            .is_some_and(|byte| *byte != b'\'' && *byte != b'\n')
-        {
+        while source.get(end).is_some_and(|byte| *byte != b'\'' && *byte != b'\n') {
             end += 1;
         }
         return end + 1;

@@ -11,24 +11,15 @@ use anyhow::Result;
 
 /// The subcommands of `./x`; the README documents each.
 pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
-    (
-        "setup",
-        "fetch dependencies and say what this machine lacks",
-    ),
-    (
-        "demo",
-        "build, then drive one governed action end to end (--json)",
-    ),
+    ("setup", "fetch dependencies and say what this machine lacks"),
+    ("demo", "build, then drive one governed action end to end (--json)"),
     ("test", "build the binaries, then run all tests"),
     (
         "check",
         "format, lints, docs and the invariants of the architecture (--invariants: these only)",
     ),
     ("bench", "the benchmarks, as JSON"),
-    (
-        "fuzz",
-        "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)",
-    ),
+    ("fuzz", "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)"),
 ];
 
 /// Exit code for something that was asked for by name and is not there.

@@ -51,10 +51,7 @@ pub(crate) fn root() -> PathBuf {
 
 impl Repo {
     pub(crate) fn load(root: &Path) -> Result<Self> {
-        let mut repo = Self {
-            packages: load_packages(root)?,
-            ..Self::default()
-        };
+        let mut repo = Self { packages: load_packages(root)?, ..Self::default() };
         for path in list_files(root)? {
             let full = root.join(&path);
             // Listed, but deleted and not yet committed.
@@ -109,9 +106,7 @@ impl Repo {
             if seen.insert(id) {
                 let linked = package.dependencies.iter();
                 open.extend(
-                    linked
-                        .filter(|(_, kind)| *kind == Kind::Normal)
-                        .map(|(id, _)| id.as_str()),
+                    linked.filter(|(_, kind)| *kind == Kind::Normal).map(|(id, _)| id.as_str()),
                 );
             }
         }
@@ -140,13 +135,7 @@ impl Repo {
 /// Tracked files, and those that would be tracked.
 fn list_files(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
         .context("cannot run git; install it (apt-get install git)")?;
@@ -160,14 +149,9 @@ fn list_files(root: &Path) -> Result<Vec<String>> {
 fn load_packages(root: &Path) -> Result<BTreeMap<String, Package>> {
     let metadata = MetadataCommand::new()
         .current_dir(root)
-        .other_options(vec![
-            "--filter-platform".to_owned(),
-            "x86_64-unknown-linux-gnu".to_owned(),
-        ])
+        .other_options(vec!["--filter-platform".to_owned(), "x86_64-unknown-linux-gnu".to_owned()])
         .exec()?;
-    let resolve = metadata
-        .resolve
-        .context("cargo metadata has no resolution")?;
+    let resolve = metadata.resolve.context("cargo metadata has no resolution")?;
     let used: BTreeMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
     let mut packages = BTreeMap::new();
     for package in &metadata.packages {

@@ -10,13 +10,8 @@ use anyhow::{Context, Result, bail};
 use crate::{MISSING, repo::root};
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
-const BINARY_PACKAGES: &[&str] = &[
-    "toani-cli",
-    "toani-enclave-process",
-    "toani-sandbox",
-    "toani-verify",
-    "toani-tests",
-];
+const BINARY_PACKAGES: &[&str] =
+    &["toani-cli", "toani-enclave-process", "toani-sandbox", "toani-verify", "toani-tests"];
 
 const BENCH_PACKAGE: &str = "toani-bench";
 
@@ -54,9 +49,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     let mut all = vec!["test", "--workspace"];
     all.extend(arguments.iter().map(String::as_str));
     let programs = release_folder();
-    let programs = programs
-        .to_str()
-        .context("the target folder's path is not UTF-8")?;
+    let programs = programs.to_str().context("the target folder's path is not UTF-8")?;
     cargo_with(&all, &[(PROGRAMS_VARIABLE, programs)])?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,26 +23,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "append-rate".into());
+    let folder = std::env::args().nth(1).unwrap_or_else(|| "append-rate".into());
     let folder = Path::new(&folder);
     fs::create_dir_all(folder)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
     for batch in [1u64, 32, 512] {
         let place = folder.join(batch.to_string());
-        let (log, _) = AuditLog::open(
-            &place,
-            Options {
-                signer: Some(common::signer()),
-            },
-        )?;
-        let mut bare = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(place.join("bare"))?;
+        let (log, _) = AuditLog::open(&place, Options { signer: Some(common::signer()) })?;
+        let mut bare = OpenOptions::new().append(true).create(true).open(place.join("bare"))?;
         let mut maker = common::Maker::new();
         let (mut ours, mut floor, mut bytes) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {

@@ -41,11 +41,7 @@ pub trait Storage: Send + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("cannot {action} {path}: {error}", path = path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, error: io::Error },
     #[error("{path} is in use by another process; stop that one first", path = .0.display())]
     InUse(PathBuf),
     #[error("{path} is not a log of this version; restore it from a backup or choose another folder", path = .0.display())]
@@ -56,12 +52,7 @@ pub enum OpenError {
          restore the folder from a backup or a replica; do not delete entries",
         path = path.display()
     )]
-    Damaged {
-        path: PathBuf,
-        offset: u64,
-        index: u64,
-        durable: u64,
-    },
+    Damaged { path: PathBuf, offset: u64, index: u64, durable: u64 },
 }
 
 /// What opening found and did.
@@ -164,11 +155,7 @@ pub(crate) fn read_mark(bytes: &[u8]) -> u64 {
 }
 
 fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
-    move |error| OpenError::Io {
-        action,
-        path: path.to_path_buf(),
-        error,
-    }
+    move |error| OpenError::Io { action, path: path.to_path_buf(), error }
 }
 
 /// An error of the file system, told with what was tried.
@@ -198,16 +185,11 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, OpenError> {
     let mark_path = folder.join(DURABLE);
     let mut mark = open_file(&mark_path)?;
     let mut bytes = Vec::new();
-    mark.read_to_end(&mut bytes)
-        .map_err(at("read", &mark_path))?;
+    mark.read_to_end(&mut bytes).map_err(at("read", &mark_path))?;
     let mut scan = Scan::new(read_mark(&bytes));
     scan.walk(&records, &path)?;
     let recovery = scan.repair(&mut records, &path)?;
-    let mut storage = Files {
-        records,
-        mark,
-        _lock: lock,
-    };
+    let mut storage = Files { records, mark, _lock: lock };
     storage.mark(recovery.size);
     Ok(Opened {
         storage,
@@ -222,10 +204,7 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, OpenError> {
 /// Writes the header of a new log, or checks that of an old one.
 fn begin(records: &mut File, path: &Path, folder: &Path) -> Result<(), OpenError> {
     let mut start = Vec::new();
-    records
-        .take(HEADER_END)
-        .read_to_end(&mut start)
-        .map_err(at("read", path))?;
+    records.take(HEADER_END).read_to_end(&mut start).map_err(at("read", path))?;
     if start == FILE_HEADER {
         return Ok(());
     }
@@ -267,9 +246,7 @@ impl Scan {
     /// Reads entries until there is none, or none that is whole.
     fn walk(&mut self, records: &File, path: &Path) -> Result<(), OpenError> {
         let mut reader = BufReader::with_capacity(1 << 20, records);
-        reader
-            .seek(SeekFrom::Start(HEADER_END))
-            .map_err(at("read", path))?;
+        reader.seek(SeekFrom::Start(HEADER_END)).map_err(at("read", path))?;
         while let Some((header, leaf)) = next_entry(&mut reader).map_err(at("read", path))? {
             let size = self.index.size();
             let placed = Placed::read(leaf)
@@ -362,21 +339,13 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 
 /// Reads the leaf whose frame begins at `offset`, and checks it.
 pub(crate) fn read_leaf(reader: &File, offset: u64, index: u64) -> io::Result<Vec<u8>> {
-    let damaged = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("entry {index} is damaged"),
-        )
-    };
+    let damaged =
+        || io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is damaged"));
     let mut head = [0; HEADER_BYTES];
     reader.read_exact_at(&mut head, offset)?;
     let header = Header::read(&head).filter(|header| header.index == index);
     let header = header.ok_or_else(damaged)?;
     let mut leaf = vec![0; header.length];
     reader.read_exact_at(&mut leaf, offset + frame::bytes_of(0))?;
-    if header.fits(&leaf) {
-        Ok(leaf)
-    } else {
-        Err(damaged())
-    }
+    if header.fits(&leaf) { Ok(leaf) } else { Err(damaged()) }
 }

@@ -42,9 +42,7 @@ pub enum FsckError {
 /// Checks the log in `folder`, which should not be open.
 pub fn fsck(folder: &Path) -> Result<FsckReport, FsckError> {
     let bytes = fs::read(folder.join("records.log"))?;
-    let body = bytes
-        .strip_prefix(b"toani-log/1\n\0\0\0\0")
-        .ok_or(FsckError::NotALog)?;
+    let body = bytes.strip_prefix(b"toani-log/1\n\0\0\0\0").ok_or(FsckError::NotALog)?;
     let (mut hashes, mut previous, mut rest) = (Vec::new(), Hash::ZERO, body);
     while let Some((leaf, tail)) = entry(rest, hashes.len(), previous) {
         previous = Record::hash_of(leaf);

@@ -89,14 +89,7 @@ impl AuditLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(file::failed("read", &folder.join(CHECKPOINT), error)),
         };
-        let Opened {
-            storage,
-            reader,
-            index,
-            head,
-            end,
-            recovery,
-        } = opened;
+        let Opened { storage, reader, index, head, end, recovery } = opened;
         let shared = Arc::new(Shared::new(index));
         let (sender, durable) = watch::channel(recovery.size);
         let writer = Writer {
@@ -132,10 +125,7 @@ impl AuditLog {
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.0
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to verify, behind the writer, the signature of every record that was not there when
@@ -173,8 +163,7 @@ impl AuditLog {
         let Some(last) = placed.iter().map(|record| record.index).max() else {
             return Ok(());
         };
-        self.wait_until(|durable| last < durable.saturating_add(WINDOW))
-            .await?;
+        self.wait_until(|durable| last < durable.saturating_add(WINDOW)).await?;
         let mut queue = self.0.shared.queue();
         if let Some(failure) = &queue.failure {
             return Err(failure.clone().into());
@@ -200,10 +189,7 @@ impl AuditLog {
 
     async fn wait_until(&self, mut enough: impl FnMut(u64) -> bool) -> Result<(), LogError> {
         let mut durable = self.0.durable.clone();
-        let result = durable
-            .wait_for(|durable| enough(*durable))
-            .await
-            .map(|_| ());
+        let result = durable.wait_for(|durable| enough(*durable)).await.map(|_| ());
         result.map_err(|_| LogError::Failed(self.failure().unwrap_or(Failure::Closed)))
     }
 
@@ -260,11 +246,7 @@ impl AuditLog {
 
     /// All leaves from an index on, in order, with a bounded buffer.
     pub fn leaves(&self, from: u64) -> Leaves {
-        Leaves {
-            log: self.clone(),
-            next: from,
-            buffer: Vec::new().into_iter(),
-        }
+        Leaves { log: self.clone(), next: from, buffer: Vec::new().into_iter() }
     }
 
     /// Indices of the tenant's records from its `sequence` on, at most `max` of them.
@@ -324,10 +306,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.queue().closing = true;
         self.shared.changed.notify_all();
-        let threads = self
-            .threads
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             // A thread that panicked has said so; there is nothing left to do for it.
             let _ = thread.join();

@@ -49,11 +49,7 @@ impl Signatures {
                 && placed.tenant == record.about.tenant
                 && placed.index == index
         });
-        if seen {
-            Ok(())
-        } else {
-            Err(Failure::Signature(index))
-        }
+        if seen { Ok(()) } else { Err(Failure::Signature(index)) }
     }
 
     /// Waits for the next entry; `None` when the log ends and all are verified.

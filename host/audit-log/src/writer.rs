@@ -59,15 +59,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(index: Index) -> Self {
-        let queue = Queue {
-            next: index.size(),
-            ..Queue::default()
-        };
-        Self {
-            queue: Mutex::new(queue),
-            changed: Condvar::new(),
-            index: RwLock::new(index),
-        }
+        let queue = Queue { next: index.size(), ..Queue::default() };
+        Self { queue: Mutex::new(queue), changed: Condvar::new(), index: RwLock::new(index) }
     }
 
     /// A thread that panicked while it held the lock left whole values: each is set at once.
@@ -76,9 +69,7 @@ impl Shared {
     }
 
     pub(crate) fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-        self.changed
-            .wait(queue)
-            .unwrap_or_else(PoisonError::into_inner)
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {
@@ -169,23 +160,15 @@ impl<S: Storage> Writer<S> {
             self.end += frame::bytes_of(placed.leaf.len());
         }
         if !places.is_empty() {
-            self.storage
-                .append(&self.buffer)
-                .map_err(|error| Failure::Write(error.to_string()))?;
-            self.storage
-                .sync()
-                .map_err(|error| Failure::Sync(error.to_string()))?;
+            self.storage.append(&self.buffer).map_err(|error| Failure::Write(error.to_string()))?;
+            self.storage.sync().map_err(|error| Failure::Sync(error.to_string()))?;
             self.publish(places);
         }
         refused.map_or(Ok(()), Err)
     }
 
     fn publish(&mut self, places: Vec<(u64, Hash, Option<toani_protocol::TenantId>)>) {
-        let mut index = self
-            .shared
-            .index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
         let added = u64::try_from(places.len()).unwrap_or(u64::MAX);
         let size = index.size().saturating_add(added);
         // Whoever waits may go on at once; who reads now waits for this lock, and then sees it all.

@@ -17,17 +17,11 @@ use toani_audit_log::{AuditLog, Failure, LogError, OpenError, Options, Storage, 
 use toani_protocol::record::Record;
 
 fn options() -> Options {
-    Options {
-        signer: Some(signer()),
-    }
+    Options { signer: Some(signer()) }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 #[tokio::test]
@@ -44,8 +38,7 @@ async fn records_come_back_after_a_restart_with_proofs() {
     log.durable(100).await.unwrap();
     assert_eq!(log.size(), 100);
     let root = maker.links.frontier().root();
-    log.put_checkpoint(100, &checkpoint::sign(ORIGIN, 100, &root, &key()))
-        .unwrap();
+    log.put_checkpoint(100, &checkpoint::sign(ORIGIN, 100, &root, &key())).unwrap();
     log.put_checkpoint(99, "older").unwrap();
     drop(log);
 

@@ -16,19 +16,11 @@ use proptest::prelude::*;
 use toani_audit_log::{AuditLog, Failure, LogError, OpenError, Options, Storage, fsck};
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn open(folder: &Path) -> Result<(AuditLog, toani_audit_log::Recovery), OpenError> {
-    AuditLog::open(
-        folder,
-        Options {
-            signer: Some(signer()),
-        },
-    )
+    AuditLog::open(folder, Options { signer: Some(signer()) })
 }
 
 /// A closed log of commits of these sizes.
@@ -174,9 +166,7 @@ struct Faulty {
 }
 
 fn count_down(left: &mut u32) -> io::Result<()> {
-    *left = left
-        .checked_sub(1)
-        .ok_or_else(|| io::Error::other("injected"))?;
+    *left = left.checked_sub(1).ok_or_else(|| io::Error::other("injected"))?;
     Ok(())
 }
 
@@ -200,14 +190,8 @@ impl Storage for Faulty {
 }
 
 fn faulty(folder: &Path, appends: u32, syncs: u32) -> AuditLog {
-    let wrap = |inner| Faulty {
-        inner,
-        appends,
-        syncs,
-    };
-    AuditLog::open_with(folder, Options::default(), wrap)
-        .unwrap()
-        .0
+    let wrap = |inner| Faulty { inner, appends, syncs };
+    AuditLog::open_with(folder, Options::default(), wrap).unwrap().0
 }
 
 #[test]
@@ -259,10 +243,7 @@ fn a_full_disk_fails_the_log_and_loses_nothing() {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let acknowledged = last_number(text.lines());
-    assert!(
-        acknowledged > 0 && text.contains("the disk refused to write"),
-        "{text}"
-    );
+    assert!(acknowledged > 0 && text.contains("the disk refused to write"), "{text}");
     let (log, recovery) = open(folder.path()).unwrap();
     assert!(recovery.size >= acknowledged);
     drop(log);

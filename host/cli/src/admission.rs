@@ -36,7 +36,8 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let Admission::Admit { sandbox: _, programs: given } = command;
     let programs = programs(given)?;
-    let (supervisor, connector) = (programs.join("toani-sandbox"), programs.join("toani-connector"));
+    let (supervisor, connector) =
+        (programs.join("toani-sandbox"), programs.join("toani-connector"));
     let measurement = toani_sandbox::measurement(&supervisor, &connector)
         .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let instance = client.get("/v1/instance").await?;

@@ -122,7 +122,8 @@ pub(crate) fn run_approver(command: Approver, home: &Home, output: &Output) -> a
 /// Enters one line into a section of a policy file and leaves every other line as it is.
 fn enter(file: &std::path::Path, section: &str, name: &str, entry: &Value) -> anyhow::Result<()> {
     let text = String::from_utf8(home::read(file)?).context("a policy file is UTF-8")?;
-    let hint = || format!("enter this into {section} of {} by hand: {name}: {entry}", file.display());
+    let hint =
+        || format!("enter this into {section} of {} by hand: {name}: {entry}", file.display());
     let changed = insert(&text, section, name, entry).with_context(hint)?;
     home::write(file, changed.as_bytes())
 }
@@ -147,7 +148,8 @@ fn insert(text: &str, section: &str, name: &str, entry: &Value) -> anyhow::Resul
     let after = lines.join("\n") + "\n";
     // What was entered must be what is read, and nothing else may have changed.
     let Json(mut read) = serde_yaml_ng::from_str(&after)?;
-    let entered = read.get_mut(section).and_then(Value::as_object_mut).and_then(|map| map.remove(name));
+    let entered =
+        read.get_mut(section).and_then(Value::as_object_mut).and_then(|map| map.remove(name));
     anyhow::ensure!(entered.as_ref() == Some(entry), "the file's layout does not take it");
     Ok(after)
 }
@@ -167,6 +169,8 @@ mod tests {
         assert_eq!(twice.lines().count(), once.lines().count() + 1);
         assert!(insert(&twice, "agents", "one", &entry).is_err());
         assert!(insert("agents: {a: 1}\n", "agents", "one", &entry).is_err());
-        assert!(insert("id: x\n", "persons", "anna", &entry).unwrap().contains("persons:\n  anna:"));
+        assert!(
+            insert("id: x\n", "persons", "anna", &entry).unwrap().contains("persons:\n  anna:")
+        );
     }
 }

@@ -104,7 +104,11 @@ pub(crate) async fn answer(
 }
 
 /// The statement is the enclave's, of this instance, and about the action that was asked for.
-fn verify(signed: &Value, action: &ActionId, trust: &TrustFile) -> anyhow::Result<(Statement, Hash)> {
+fn verify(
+    signed: &Value,
+    action: &ActionId,
+    trust: &TrustFile,
+) -> anyhow::Result<(Statement, Hash)> {
     let bytes = canonical::encode_value(signed)?;
     let signed: Signed<Statement> =
         canonical::decode(&bytes, DOCUMENT_BYTES_MAX).context("the plane sent no statement")?;
@@ -122,9 +126,7 @@ fn show(statement: &Statement, output: &Output) -> String {
     let plan = &statement.plan;
     let target = format!("https://{}{}", plan.endpoint, plan.target());
     let body = plan.body.as_ref().map(|body| pretty(&body.0)).unwrap_or_default();
-    let mut lines = vec![
-        output.strong(&format!("{} {}", plan.method.as_str(), escape(&target))),
-    ];
+    let mut lines = vec![output.strong(&format!("{} {}", plan.method.as_str(), escape(&target)))];
     for (name, value) in &plan.headers {
         lines.push(format!("{}: {}", escape(name), escape(value)));
     }

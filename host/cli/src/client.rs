@@ -137,10 +137,12 @@ impl Client {
     fn authority(&self) -> anyhow::Result<String> {
         let Some(url) = &self.url else {
             let path = self.data.join(ADDRESS_FILE);
-            return std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|_| {
-                let hint = "no plane has left its address; start `toani serve`, or give --url";
-                Failure::Unreachable(hint.to_owned()).into()
-            });
+            return std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(
+                |_| {
+                    let hint = "no plane has left its address; start `toani serve`, or give --url";
+                    Failure::Unreachable(hint.to_owned()).into()
+                },
+            );
         };
         let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
         let hint = || Failure::Usage("--url is http://HOST:PORT on this machine".to_owned());

@@ -10,8 +10,7 @@ use hpke::{
 };
 use serde_json::{Value, json};
 use toani_protocol::{
-    CredentialId, Namespace,
-    canonical,
+    CredentialId, Namespace, canonical,
     credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
     limits::CREDENTIAL_BYTES_MAX,
     policy::{Endpoint, Injection},
@@ -144,14 +143,12 @@ fn seal(
         .map_err(|_| anyhow::anyhow!("the trust file's intake key is no X25519 key"))?;
     let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
     let failed = |_| anyhow::anyhow!("sealing failed");
-    let (encapsulated, mut context) =
-        setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &key,
-            INTAKE_INFO,
-            &mut rng,
-        )
-        .map_err(failed)?;
+    let (encapsulated, mut context) = setup_sender_with_rng::<
+        AesGcm256,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, &key, INTAKE_INFO, &mut rng)
+    .map_err(failed)?;
     let aad = canonical::encode(&header)?;
     let ciphertext = Bytes(context.seal(value.as_bytes(), &aad).map_err(failed)?);
     let encapsulated = Bytes(encapsulated.to_bytes().to_vec());

@@ -54,7 +54,8 @@ async fn list(limit: u32, home: &Home, client: &Client, output: &Output) -> anyh
         let cell = |row: &Value, name: &str| {
             row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
-        let names = ["execution_id", "agent", "service", "action", "state", "outcome", "started_at"];
+        let names =
+            ["execution_id", "agent", "service", "action", "state", "outcome", "started_at"];
         let lines: Vec<_> =
             rows.iter().map(|row| names.map(|name| cell(row, name)).to_vec()).collect();
         table(&names, &lines)

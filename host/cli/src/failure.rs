@@ -6,7 +6,10 @@ use std::fmt;
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The plane or a person said no.
-    Refused { code: String, detail: String },
+    Refused {
+        code: String,
+        detail: String,
+    },
     Usage(String),
     /// The plane does not answer.
     Unreachable(String),

@@ -122,10 +122,24 @@ async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Approver(command) => agents::run_approver(command, &home, output),
         Command::Approvals(command) => approvals::run(command, &client, output).await,
         Command::Approve(command) => {
-            approvals::answer(command, toani_protocol::approval::Verdict::Approve, &home, &client, output).await
+            approvals::answer(
+                command,
+                toani_protocol::approval::Verdict::Approve,
+                &home,
+                &client,
+                output,
+            )
+            .await
         }
         Command::Deny(command) => {
-            approvals::answer(command, toani_protocol::approval::Verdict::Deny, &home, &client, output).await
+            approvals::answer(
+                command,
+                toani_protocol::approval::Verdict::Deny,
+                &home,
+                &client,
+                output,
+            )
+            .await
         }
         Command::Token(command) => tokens::run(command, &home, &client, output).await,
         Command::Run(command) => run::run(command, &home, &client, output).await,

@@ -175,9 +175,7 @@ async fn activate(file: &Path, client: &Client, output: &Output) -> anyhow::Resu
     let (id, version) = (signed.payload.id, signed.payload.version);
     let answer = client.admin_put("/admin/v1/policies", bytes).await?;
     let result = json!({"id": id, "version": version, "hash": answer.get("hash")});
-    output.result(&result, |output| {
-        format!("{} {id} version {version}", output.good("Active:"))
-    });
+    output.result(&result, |output| format!("{} {id} version {version}", output.good("Active:")));
     Ok(())
 }
 

@@ -221,9 +221,8 @@ async fn token(
     output: &Output,
 ) -> anyhow::Result<Asked> {
     let (body, authorization) = caller.proven(request)?;
-    let answer = client
-        .post("/v1/actions", authorization.as_deref(), body.to_string().into_bytes())
-        .await?;
+    let answer =
+        client.post("/v1/actions", authorization.as_deref(), body.to_string().into_bytes()).await?;
     let mut action = answer.json()?;
     let began = std::time::Instant::now();
     let mut said = None;

@@ -22,13 +22,20 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
             format!("sandbox    {}", at("/instance/sandbox")),
             format!("admission  version {}", at("/instance/admission_version")),
             format!("log        {} records durable", at("/log/durable")),
-            format!("waiting    {} actions, {} executions", at("/instance/pending_actions"), at("/instance/open_executions")),
+            format!(
+                "waiting    {} actions, {} executions",
+                at("/instance/pending_actions"),
+                at("/instance/open_executions")
+            ),
         ];
         if status.pointer("/log/failure").is_some_and(|failure| !failure.is_null()) {
             lines.push(output.bad(&format!("log failed: {}", at("/log/failure"))));
         }
         if status.pointer("/instance/sandbox").is_none_or(Value::is_null) {
-            lines.push("Nothing can run: no sandbox is admitted. Next: toani admission admit --sandbox".to_owned());
+            lines.push(
+                "Nothing can run: no sandbox is admitted. Next: toani admission admit --sandbox"
+                    .to_owned(),
+            );
         }
         lines.join("\n")
     });

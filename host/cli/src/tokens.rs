@@ -24,7 +24,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let Token::Revoke { action } = command;
     let tenant = home.trust()?.tenant.context("the trust file names no tenant")?;
-    client.admin_post("/admin/v1/tokens/revoke", &json!({"tenant": tenant, "action": action})).await?;
+    client
+        .admin_post("/admin/v1/tokens/revoke", &json!({"tenant": tenant, "action": action}))
+        .await?;
     output.result(&json!({"revoked": action}), |output| {
         format!("{} the token of {action}", output.good("Revoked:"))
     });

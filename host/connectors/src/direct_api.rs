@@ -63,11 +63,7 @@ fn execute_inner(job: &Job, mut door: UnixStream) -> Result<JobEnd, JobEnd> {
     door::open(&mut door, &plan.endpoint, deadline)?;
     let session = Session::open(door, config, &plan.endpoint.host, deadline)?;
     let body_max = plan.class.response_bytes_max.min(RESPONSE_BYTES_MAX);
-    let exchange = exchange(
-        session.clone(),
-        request,
-        usize::try_from(body_max).unwrap_or(0),
-    );
+    let exchange = exchange(session.clone(), request, usize::try_from(body_max).unwrap_or(0));
     let end = session.run(deadline, exchange)?;
     if session.refused() {
         return Err(JobEnd::TlsRefused);
@@ -77,10 +73,7 @@ fn execute_inner(job: &Job, mut door: UnixStream) -> Result<JobEnd, JobEnd> {
 
 /// Sends the request and reads the answer.
 async fn exchange(session: Session, request: Request<Full<Bytes>>, body_max: usize) -> JobEnd {
-    let handshake = http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .handshake(session)
-        .await;
+    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(session).await;
     let Ok((mut sender, connection)) = handshake else {
         return JobEnd::Malformed;
     };
@@ -136,10 +129,7 @@ async fn read(response: Response<Incoming>, body_max: usize) -> JobEnd {
         }
         body.extend_from_slice(data);
     }
-    JobEnd::Response {
-        status,
-        body: std::mem::take(&mut *body),
-    }
+    JobEnd::Response { status, body: std::mem::take(&mut *body) }
 }
 
 /// The request with the credential in its place; `None` if the plan cannot be one.
@@ -236,11 +226,7 @@ fn percent_encoded(bytes: &[u8]) -> Zeroizing<String> {
         } else {
             out.push('%');
             for nibble in [byte >> 4, byte & 15] {
-                out.push(
-                    HEX.get(usize::from(nibble))
-                        .copied()
-                        .map_or('0', char::from),
-                );
+                out.push(HEX.get(usize::from(nibble)).copied().map_or('0', char::from));
             }
         }
     }
@@ -260,17 +246,11 @@ mod tests {
         Plan {
             connector: Connector::DirectApi,
             method: Method::Post,
-            endpoint: Endpoint {
-                host: "api.example.org".into(),
-                port: 443,
-                private: false,
-            },
+            endpoint: Endpoint { host: "api.example.org".into(), port: 443, private: false },
             path: "/v1/orders".into(),
             query: vec![("a".into(), "1%202".into())],
             headers: [("x-trace".to_owned(), "7".to_owned())].into(),
-            body: Some(Json(
-                toani_protocol::canonical::parse(b"{\"b\":1,\"a\":[]}", 64).unwrap(),
-            )),
+            body: Some(Json(toani_protocol::canonical::parse(b"{\"b\":1,\"a\":[]}", 64).unwrap())),
             injection,
             tls: TlsTrust::Public,
             success: None,
@@ -285,18 +265,9 @@ mod tests {
             let request = request(&plan(Some(injection)), credential).unwrap();
             request.headers().get(name).cloned().unwrap()
         };
-        assert_eq!(
-            header(Injection::Bearer, b"s3cret", "authorization"),
-            "Bearer s3cret"
-        );
-        assert_eq!(
-            header(Injection::Basic, b"user:pass", "authorization"),
-            "Basic dXNlcjpwYXNz"
-        );
-        assert_eq!(
-            header(Injection::Header("X-Key".into()), b"s3cret", "x-key"),
-            "s3cret"
-        );
+        assert_eq!(header(Injection::Bearer, b"s3cret", "authorization"), "Bearer s3cret");
+        assert_eq!(header(Injection::Basic, b"user:pass", "authorization"), "Basic dXNlcjpwYXNz");
+        assert_eq!(header(Injection::Header("X-Key".into()), b"s3cret", "x-key"), "s3cret");
         let request = request(&plan(Some(Injection::Query("key".into()))), b"a b&c").unwrap();
         assert_eq!(request.uri(), "/v1/orders?a=1%202&key=a%20b%26c");
         assert!(request.headers().get("authorization").is_none());
@@ -318,10 +289,7 @@ mod tests {
     #[test]
     fn what_would_smuggle_is_refused() {
         let bearer = Some(Injection::Bearer);
-        assert!(
-            request(&plan(bearer.clone()), b"").is_none(),
-            "no credential"
-        );
+        assert!(request(&plan(bearer.clone()), b"").is_none(), "no credential");
         assert!(request(&plan(None), b"x").is_none(), "nowhere to put it");
         assert!(request(&plan(bearer), b"a\r\nx: y").is_none());
         assert!(request(&plan(Some(Injection::Header("host".into()))), b"x").is_none());

@@ -17,8 +17,7 @@ const ANSWER_BYTES_MAX: usize = 256;
 /// The definite end of the execution, if the door does not open in time.
 pub fn open(door: &mut UnixStream, endpoint: &Endpoint, deadline: Instant) -> Result<(), JobEnd> {
     let request = format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n");
-    door.write_all(request.as_bytes())
-        .map_err(|_| JobEnd::ConnectorFailed)?;
+    door.write_all(request.as_bytes()).map_err(|_| JobEnd::ConnectorFailed)?;
     meaning(&read_answer(door, deadline)?)
 }
 
@@ -62,16 +61,8 @@ mod tests {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(answer).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
-        let endpoint = Endpoint {
-            host: "example.org".into(),
-            port: 8443,
-            private: false,
-        };
-        let end = open(
-            &mut ours,
-            &endpoint,
-            Instant::now() + Duration::from_secs(5),
-        );
+        let endpoint = Endpoint { host: "example.org".into(), port: 8443, private: false };
+        let end = open(&mut ours, &endpoint, Instant::now() + Duration::from_secs(5));
         drop(ours);
         let mut request = Vec::new();
         theirs.read_to_end(&mut request).unwrap_or_default();
@@ -99,11 +90,7 @@ mod tests {
     #[test]
     fn a_silent_door_ends_in_time() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let endpoint = Endpoint {
-            host: "example.org".into(),
-            port: 443,
-            private: false,
-        };
+        let endpoint = Endpoint { host: "example.org".into(), port: 443, private: false };
         let deadline = Instant::now() + Duration::from_millis(30);
         assert_eq!(open(&mut ours, &endpoint, deadline), Err(JobEnd::TimedOut));
     }

@@ -54,10 +54,7 @@ mod tests {
 
     #[test]
     fn a_job_comes_through() {
-        let job = Job {
-            plan: b"{}".to_vec(),
-            credential: b"secret".to_vec(),
-        };
+        let job = Job { plan: b"{}".to_vec(), credential: b"secret".to_vec() };
         let frame = framed(&wire::encode(&job).unwrap());
         assert_eq!(read_job(frame.as_slice()).unwrap(), job);
         for cut in 0..frame.len() {

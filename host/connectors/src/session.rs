@@ -59,14 +59,8 @@ impl Session {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| JobEnd::TlsRefused)?;
         let tls =
             ClientConnection::new(Arc::new(config), name).map_err(|_| JobEnd::ConnectorFailed)?;
-        socket
-            .set_nonblocking(true)
-            .map_err(|_| JobEnd::ConnectorFailed)?;
-        let session = Self(Rc::new(RefCell::new(Inner {
-            tls,
-            socket,
-            refused: false,
-        })));
+        socket.set_nonblocking(true).map_err(|_| JobEnd::ConnectorFailed)?;
+        let session = Self(Rc::new(RefCell::new(Inner { tls, socket, refused: false })));
         let handshake = std::future::poll_fn(|_| session.0.borrow_mut().shake());
         match session.run(deadline, handshake)? {
             Ok(()) => Ok(session),

@@ -39,10 +39,9 @@ pub fn client_config(trust: &TlsTrust) -> Result<ClientConfig, Error> {
         TlsTrust::SpkiSha256(pins) if pins.is_empty() => {
             return Err(Error::General("no pin".into()));
         }
-        TlsTrust::SpkiSha256(pins) => Arc::new(PinnedKey {
-            pins: pins.clone(),
-            provider: Arc::clone(&provider),
-        }),
+        TlsTrust::SpkiSha256(pins) => {
+            Arc::new(PinnedKey { pins: pins.clone(), provider: Arc::clone(&provider) })
+        }
     };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -101,9 +100,7 @@ impl ServerCertVerifier for PinnedKey {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -134,16 +131,11 @@ mod tests {
     }
 
     fn verify(pin: Hash, cert: &[u8], name: &'static str, at_s: u64) -> Result<(), Error> {
-        let verifier = PinnedKey {
-            pins: vec![pin],
-            provider: Arc::new(ring::default_provider()),
-        };
+        let verifier = PinnedKey { pins: vec![pin], provider: Arc::new(ring::default_provider()) };
         let cert = CertificateDer::from(cert.to_vec());
         let name = ServerName::try_from(name).unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_secs(at_s));
-        verifier
-            .verify_server_cert(&cert, &[], &name, &[], now)
-            .map(|_| ())
+        verifier.verify_server_cert(&cert, &[], &name, &[], now).map(|_| ())
     }
 
     /// Within the validity that rcgen gives by default, 1975 to 4096.

@@ -89,14 +89,8 @@ impl EnclaveHost {
         for stream in lanes {
             tokio::spawn(lane::run(stream, waiting.clone(), process.clone()));
         }
-        let inner = Inner {
-            queue,
-            process,
-            lost,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { queue, process, lost };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Sends one command, with this wire version and the time of now.
@@ -104,11 +98,7 @@ impl EnclaveHost {
     /// A call that was sent runs to its end even if this future is dropped; its reply is then
     /// lost, so whoever needs the effects keeps the future alive.
     pub async fn call(&self, command: Command) -> Result<Reply, EnclaveLost> {
-        let call = Call {
-            version: WIRE_VERSION,
-            now: now(),
-            command,
-        };
+        let call = Call { version: WIRE_VERSION, now: now(), command };
         let bytes = wire::encode(&call).map_err(|_| EnclaveLost)?;
         let reply = self.call_bytes(bytes).await?;
         wire::decode(&reply, MESSAGE_BYTES_MAX).map_err(|_| {
@@ -154,8 +144,6 @@ impl Drop for Inner {
 
 /// The host's clock.
 pub fn now() -> Time {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

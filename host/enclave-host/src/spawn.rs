@@ -75,15 +75,12 @@ pub(crate) async fn start(command: Command) -> Result<(Process, Vec<UnixStream>)
     control.set_nonblocking(true)?;
     let mut word = Vec::new();
     let mut control = UnixStream::from_std(control)?.take(REFUSAL_BYTES_MAX);
-    control
-        .read_to_end(&mut word)
-        .await
-        .map_err(|_| StartError::Silent)?;
+    control.read_to_end(&mut word).await.map_err(|_| StartError::Silent)?;
     match word.split_first() {
         Some((0, [])) => Ok((process, lanes)),
-        Some((1, sentence)) => Err(StartError::Refused(
-            String::from_utf8_lossy(sentence).into_owned(),
-        )),
+        Some((1, sentence)) => {
+            Err(StartError::Refused(String::from_utf8_lossy(sentence).into_owned()))
+        }
         _ => Err(StartError::Silent),
     }
 }
@@ -95,25 +92,21 @@ pub(crate) async fn start(command: Command) -> Result<(Process, Vec<UnixStream>)
 async fn spawn(mut command: Command, control: StdStream) -> Result<Process, StartError> {
     let (started, start) = oneshot::channel();
     let (ended, lost) = watch::channel(false);
-    thread::Builder::new()
-        .name("enclave-keeper".to_owned())
-        .spawn(move || {
-            command
-                .stdin(Stdio::from(OwnedFd::from(control)))
-                .stdout(Stdio::null());
-            match command.spawn() {
-                Ok(mut child) => {
-                    // Closes our copy of the child's end of the control socket.
-                    drop(command);
-                    let _ = started.send(Ok(child.id()));
-                    let _ = child.wait();
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
-                }
+    thread::Builder::new().name("enclave-keeper".to_owned()).spawn(move || {
+        command.stdin(Stdio::from(OwnedFd::from(control))).stdout(Stdio::null());
+        match command.spawn() {
+            Ok(mut child) => {
+                // Closes our copy of the child's end of the control socket.
+                drop(command);
+                let _ = started.send(Ok(child.id()));
+                let _ = child.wait();
             }
-            ended.send_replace(true);
-        })?;
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+        ended.send_replace(true);
+    })?;
     let pid = start.await.map_err(|_| StartError::Silent)??;
     // The keeper waits for the child, so its id may be free again only once it has ended; then
     // opening fails or `kill` misses, and `lost` says so in either case.

@@ -120,8 +120,7 @@ impl Allocator {
 }
 
 fn bit(used: &[u64; WORDS], unit: usize) -> bool {
-    used.get(unit / 64)
-        .is_some_and(|word| word >> (unit % 64) & 1 == 1)
+    used.get(unit / 64).is_some_and(|word| word >> (unit % 64) & 1 == 1)
 }
 
 fn flip(used: &mut [u64; WORDS], unit: usize) {
@@ -232,11 +231,7 @@ mod tests {
         }
         assert_eq!(taken.len(), ARENA_BYTES / (100 * 1024));
         assert!(taken.windows(2).all(|pair| pair[1] - pair[0] >= 100 * 1024));
-        assert!(
-            arena
-                .take(Layout::from_size_align(64, 8192).unwrap())
-                .is_null()
-        );
+        assert!(arena.take(Layout::from_size_align(64, 8192).unwrap()).is_null());
     }
 
     #[test]

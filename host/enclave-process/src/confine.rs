@@ -51,9 +51,7 @@ const ALLOWED_WITHOUT_EXEC: &[(i64, u8)] = &[(libc::SYS_mmap, 2), (libc::SYS_mpr
 /// A panic tells where it was and nothing of what was in memory, and ends the process at once.
 pub(crate) fn no_dumps_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map_or_else(String::new, ToString::to_string);
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
         eprintln!("toani-enclave: stopped at {place}");
         std::process::abort();
     }));
@@ -63,10 +61,7 @@ pub(crate) fn no_dumps_of_panics() {
 /// parent's.
 pub(crate) fn harden() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot forbid dumps")?;
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).context("cannot forbid core files")?;
     set_no_new_privs(true).context("cannot give up new privileges")?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent")?;
@@ -79,10 +74,7 @@ pub(crate) fn harden() -> Result<()> {
 /// Files are opened before: in a user namespace without a mapping all files have one owner.
 #[allow(unsafe_code)]
 pub(crate) fn leave_network() {
-    let ways = [
-        UnshareFlags::NEWNET,
-        UnshareFlags::NEWUSER | UnshareFlags::NEWNET,
-    ];
+    let ways = [UnshareFlags::NEWNET, UnshareFlags::NEWUSER | UnshareFlags::NEWNET];
     for flags in ways {
         // SAFETY: unsharing is unsound where it separates threads that share file descriptors;
         // there is one thread so far, and these flags leave descriptors alone.

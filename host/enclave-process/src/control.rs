@@ -24,10 +24,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn open() -> Result<Self> {
-        let stdin = std::io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("stdin is closed")?;
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("stdin is closed")?;
         let stream = UnixStream::from(stdin);
         stream
             .local_addr()
@@ -41,13 +38,8 @@ impl Control {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LANES))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         let mut message = [IoSliceMut::new(&mut byte)];
-        recvmsg(
-            &self.stream,
-            &mut message,
-            &mut rights,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .context("the host sent no lanes")?;
+        recvmsg(&self.stream, &mut message, &mut rights, RecvFlags::CMSG_CLOEXEC)
+            .context("the host sent no lanes")?;
         let mut lanes = Vec::with_capacity(LANES);
         for message in rights.drain() {
             if let RecvAncillaryMessage::ScmRights(sockets) = message {

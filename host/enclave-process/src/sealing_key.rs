@@ -50,10 +50,7 @@ pub(crate) fn open_or_create(data: &Path) -> Result<Secret<32>> {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
 /// Writes the key aside and links it into place: the name never names half a key, and never
@@ -91,10 +88,7 @@ mod tests {
         std::fs::write(folder.path().join(NAME_NEW), [1; 7]).unwrap();
         let first = open_or_create(folder.path()).unwrap();
         assert_ne!(*first.bytes(), [0; 32]);
-        assert_eq!(
-            open_or_create(folder.path()).unwrap().bytes(),
-            first.bytes()
-        );
+        assert_eq!(open_or_create(folder.path()).unwrap().bytes(), first.bytes());
         let facts = std::fs::metadata(folder.path().join(NAME)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -120,10 +114,7 @@ mod tests {
         for length in [0, 31, 33] {
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600);
-            file.open(&path)
-                .unwrap()
-                .write_all(&vec![1; length])
-                .unwrap();
+            file.open(&path).unwrap().write_all(&vec![1; length]).unwrap();
             assert!(open_or_create(folder.path()).is_err(), "{length} bytes");
         }
     }

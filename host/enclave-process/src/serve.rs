@@ -48,9 +48,7 @@ impl Platform for Process {
 impl Machine {
     pub(crate) fn new(key: Secret<32>, measurement: Hash) -> Self {
         let process = Process { key, measurement };
-        Self {
-            enclave: RwLock::new(Enclave::new(Box::new(process))),
-        }
+        Self { enclave: RwLock::new(Enclave::new(Box::new(process))) }
     }
 
     /// Answers one call. A panic inside ends the process before the lock can be taken again, so a
@@ -120,9 +118,6 @@ fn serve(machine: &Machine, lane: &mut UnixStream) -> io::Result<()> {
 }
 
 fn refusal() -> Vec<u8> {
-    let reply = Reply {
-        effects: Vec::new(),
-        answer: Err(Reason::RequestMalformed),
-    };
+    let reply = Reply { effects: Vec::new(), answer: Err(Reason::RequestMalformed) };
     wire::encode(&reply).unwrap_or_default()
 }

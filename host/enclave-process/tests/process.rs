@@ -35,19 +35,9 @@ fn wait_for_end(pid: u32) {
     let Ok(handle) = rustix::process::pidfd_open(raw, flags) else {
         return;
     };
-    let mut polled = [rustix::event::PollFd::new(
-        &handle,
-        rustix::event::PollFlags::IN,
-    )];
-    let limit = rustix::event::Timespec {
-        tv_sec: 20,
-        tv_nsec: 0,
-    };
-    assert_eq!(
-        rustix::event::poll(&mut polled, Some(&limit)).unwrap(),
-        1,
-        "it lives on"
-    );
+    let mut polled = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut polled, Some(&limit)).unwrap(), 1, "it lives on");
 }
 
 #[tokio::test]
@@ -59,21 +49,14 @@ async fn it_is_confined() {
     assert_eq!(status(pid, "NoNewPrivs"), "1");
     assert_eq!(status(pid, "VmLck"), "1024 kB", "the arena for secrets");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    let core = limits
-        .lines()
-        .find(|line| line.starts_with("Max core file size"))
-        .unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"));
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
     let theirs = std::fs::read_link(format!("/proc/{pid}/ns/net"));
     if let Ok(theirs) = theirs {
         assert_ne!(own, theirs, "a network namespace of its own");
         let interfaces = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
-        assert_eq!(
-            interfaces.lines().count(),
-            3,
-            "two lines of heading, and lo: {interfaces}"
-        );
+        assert_eq!(interfaces.lines().count(), 3, "two lines of heading, and lo: {interfaces}");
     }
     let environment = std::fs::read(format!("/proc/{pid}/environ"));
     assert!(environment.is_err() || environment.unwrap().is_empty());
@@ -101,9 +84,7 @@ async fn it_is_not_dumpable() {
         command.arg(data.path());
     }
     let enclave = EnclaveHost::start_command(command).await.unwrap();
-    let owner = std::fs::metadata(format!("/proc/{}/maps", enclave.pid()))
-        .unwrap()
-        .uid();
+    let owner = std::fs::metadata(format!("/proc/{}/maps", enclave.pid())).unwrap().uid();
     // In an unmapped user namespace root may show as nobody's overflow id to no one but itself.
     assert_eq!(owner, 0);
 }
@@ -143,10 +124,7 @@ async fn a_program_that_is_not_there_is_an_error() {
     let mut command = std::process::Command::new("/bin/true");
     command.arg("x");
     let silent = EnclaveHost::start_command(command).await;
-    assert!(
-        matches!(silent, Err(StartError::Silent | StartError::Spawn(_))),
-        "{silent:?}"
-    );
+    assert!(matches!(silent, Err(StartError::Silent | StartError::Spawn(_))), "{silent:?}");
 }
 
 #[tokio::test]
@@ -190,9 +168,7 @@ async fn it_ends_with_its_handle() {
     let enclave = start(data.path()).await;
     let pid = enclave.pid();
     drop(enclave);
-    tokio::task::spawn_blocking(move || wait_for_end(pid))
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || wait_for_end(pid)).await.unwrap();
 }
 
 const PARENT: &str = "TOANI_TEST_PARENT_OF";
@@ -205,11 +181,7 @@ async fn parent() {
     };
     let enclave = start(Path::new(&data)).await;
     std::fs::write(Path::new(&data).join("pid.new"), enclave.pid().to_string()).unwrap();
-    std::fs::rename(
-        Path::new(&data).join("pid.new"),
-        Path::new(&data).join("pid"),
-    )
-    .unwrap();
+    std::fs::rename(Path::new(&data).join("pid.new"), Path::new(&data).join("pid")).unwrap();
     println!("ready");
     enclave.lost().await;
 }
@@ -225,15 +197,8 @@ fn it_dies_with_its_parent() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
-    assert!(
-        lines
-            .map_while(Result::ok)
-            .any(|line| line.contains("ready"))
-    );
-    let pid = std::fs::read_to_string(data.path().join("pid"))
-        .unwrap()
-        .parse()
-        .unwrap();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("ready")));
+    let pid = std::fs::read_to_string(data.path().join("pid")).unwrap().parse().unwrap();
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     parent.kill().unwrap();
     parent.wait().unwrap();

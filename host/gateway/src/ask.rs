@@ -156,12 +156,7 @@ fn read_asked(
     if named.is_some_and(|key| key.as_bytes() != request.idempotency_key.as_bytes()) {
         return Err(Reason::IdempotencyMismatch.into());
     }
-    Ok(Asked {
-        request: bytes,
-        proof,
-        tenant: request.tenant,
-        agent: request.agent,
-    })
+    Ok(Asked { request: bytes, proof, tenant: request.tenant, agent: request.agent })
 }
 
 /// Completes the request of an agent that holds an API key only. The record says so:
@@ -181,10 +176,7 @@ fn fill(
         ("instance", Value::from(here.instance.to_string())),
         ("boot", Value::from(here.boot.as_str())),
         ("issued_at", Value::from(now.to_string())),
-        (
-            "expires_at",
-            Value::from(now.plus_ms(FILLED_LIFE_MS).to_string()),
-        ),
+        ("expires_at", Value::from(now.plus_ms(FILLED_LIFE_MS).to_string())),
         ("user", agent),
         ("idempotency_key", Value::from(key)),
         ("params", Value::Object(Map::new())),
@@ -213,9 +205,8 @@ fn bearer(headers: &HeaderMap) -> Result<String, Problem> {
 fn authorization(headers: &HeaderMap) -> Option<(&'static str, &str)> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = text.split_once(' ')?;
-    let scheme = ["bearer", "toani"]
-        .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(scheme))?;
+    let scheme =
+        ["bearer", "toani"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme))?;
     Some((scheme, rest.trim()))
 }
 
@@ -237,10 +228,7 @@ pub(crate) fn read_read(
             let request = request.map_err(|_| Problem::malformed())?;
             ReadRequest::decode(&request).map_err(of_canonical)?;
             let signature: Signature = signature.parse().map_err(|_| refused())?;
-            Ok(Read::Signed {
-                request,
-                proof: AgentProof::Signature(signature),
-            })
+            Ok(Read::Signed { request, proof: AgentProof::Signature(signature) })
         }
         _ => {
             let named = "Say with ?tenant=...&agent=... whose API key this is.";
@@ -251,11 +239,7 @@ pub(crate) fn read_read(
             let (Ok(tenant), Ok(agent)) = (TenantId::new(tenant), AgentId::new(agent)) else {
                 return Err(Reason::AgentUnknown.into());
             };
-            Ok(Read::ApiKey {
-                tenant,
-                agent,
-                key: bearer(headers)?,
-            })
+            Ok(Read::ApiKey { tenant, agent, key: bearer(headers)? })
         }
     }
 }
@@ -267,10 +251,7 @@ mod tests {
     use serde_json::json;
 
     fn here() -> Here {
-        Here {
-            instance: Hash::of(b"instance"),
-            boot: BootId::from_random([1; 16]),
-        }
+        Here { instance: Hash::of(b"instance"), boot: BootId::from_random([1; 16]) }
     }
 
     fn headers(entries: &[(&'static str, &str)]) -> HeaderMap {
@@ -307,10 +288,7 @@ mod tests {
         let request = ActionRequest::decode(&asked.request).unwrap();
         assert_eq!(request.idempotency_key, "once");
         assert_eq!(request.user.as_str(), "a1");
-        assert_eq!(
-            request.expires_at.ms_since(request.issued_at),
-            FILLED_LIFE_MS
-        );
+        assert_eq!(request.expires_at.ms_since(request.issued_at), FILLED_LIFE_MS);
         let other = read(&short(), &entries[..1]).unwrap();
         assert_ne!(asked.request, other.request, "a random idempotency key");
     }
@@ -324,11 +302,7 @@ mod tests {
         let mut lacking = full();
         lacking.as_object_mut().unwrap().remove("boot");
         let body = json!({"request": lacking, "signature": signature});
-        assert_eq!(
-            code(read(&body, &[])),
-            "request_malformed",
-            "nothing is filled in"
-        );
+        assert_eq!(code(read(&body, &[])), "request_malformed", "nothing is filled in");
         let body = json!({"request": full(), "signature": "x"});
         assert_eq!(code(read(&body, &[])), "agent_proof");
         let body = json!({"request": full(), "signature": signature, "more": 1});
@@ -338,17 +312,11 @@ mod tests {
     #[test]
     fn what_is_not_proven_is_refused() {
         assert_eq!(code(read(&short(), &[])), "agent_proof");
-        assert_eq!(
-            code(read(&short(), &[("authorization", "Basic eDp5")])),
-            "agent_proof"
-        );
+        assert_eq!(code(read(&short(), &[("authorization", "Basic eDp5")])), "agent_proof");
         assert_eq!(code(read(&json!([1]), &[])), "request_malformed");
         let mut more = short();
         more["extra"] = json!(1);
-        assert_eq!(
-            code(read(&more, &[("authorization", "Bearer k")])),
-            "request_malformed"
-        );
+        assert_eq!(code(read(&more, &[("authorization", "Bearer k")])), "request_malformed");
         let mut keyed = short();
         keyed["idempotency_key"] = json!("a");
         let entries = [("authorization", "Bearer k"), ("idempotency-key", "b")];
@@ -363,11 +331,7 @@ mod tests {
             assert_eq!(code(read(&body, &[])), "plaintext_credential", "{name}");
             let mut body = short();
             body["params"][name] = json!({"x": [1]});
-            assert_eq!(
-                code(read(&body, &[])),
-                "plaintext_credential",
-                "{name} in params"
-            );
+            assert_eq!(code(read(&body, &[])), "plaintext_credential", "{name} in params");
         }
     }
 
@@ -402,22 +366,10 @@ mod tests {
         let read = read_read(&headers(&[("authorization", &proof)]), None, None).unwrap();
         assert!(matches!(read, Read::Signed { request: r, .. } if r == request));
         let key = headers(&[("authorization", "Bearer k")]);
-        assert!(matches!(
-            read_read(&key, Some("t1"), Some("a1")),
-            Ok(Read::ApiKey { .. })
-        ));
-        assert_eq!(
-            read_read(&key, None, Some("a1")).unwrap_err().code(),
-            "agent_unnamed"
-        );
-        assert_eq!(
-            read_read(&HeaderMap::new(), None, None).unwrap_err().code(),
-            "agent_proof"
-        );
+        assert!(matches!(read_read(&key, Some("t1"), Some("a1")), Ok(Read::ApiKey { .. })));
+        assert_eq!(read_read(&key, None, Some("a1")).unwrap_err().code(), "agent_unnamed");
+        assert_eq!(read_read(&HeaderMap::new(), None, None).unwrap_err().code(), "agent_proof");
         let broken = headers(&[("authorization", "Toani e30.x")]);
-        assert_eq!(
-            read_read(&broken, None, None).unwrap_err().code(),
-            "request_malformed"
-        );
+        assert_eq!(read_read(&broken, None, None).unwrap_err().code(), "request_malformed");
     }
 }

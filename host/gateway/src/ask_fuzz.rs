@@ -78,16 +78,12 @@ impl Dice {
 
 fn executions() -> u64 {
     let said = std::env::var("TOANI_FUZZ_EXECUTIONS").ok();
-    said.and_then(|said| said.parse().ok())
-        .unwrap_or(EXECUTIONS)
+    said.and_then(|said| said.parse().ok()).unwrap_or(EXECUTIONS)
 }
 
 #[test]
 fn fuzz_bodies() {
-    let here = Here {
-        instance: Hash::ZERO,
-        boot: BootId::from_random([1; 16]),
-    };
+    let here = Here { instance: Hash::ZERO, boot: BootId::from_random([1; 16]) };
     let key = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer k"))]);
     let (mut dice, mut accepted) = (Dice(0x0074_6f61_6e69), 0u64);
     for _ in 0..executions() {

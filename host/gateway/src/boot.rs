@@ -82,15 +82,10 @@ pub async fn birth(enclave_program: &Path, data: &Path) -> Result<Facts, BootErr
     keep.folder().put_root(&sealed_root)?;
     ask(&enclave, "an empty log", Command::ReplayEnd).await?;
     let facts = start(&enclave, &log, &keep, &parsed).await?;
-    if let Answer::Checkpoint { size, note } = ask(
-        &enclave,
-        "its first commit",
-        Command::Durable { size: facts.size },
-    )
-    .await?
+    if let Answer::Checkpoint { size, note } =
+        ask(&enclave, "its first commit", Command::Durable { size: facts.size }).await?
     {
-        log.put_checkpoint(size, &note)
-            .map_err(failed("cannot keep the first checkpoint"))?;
+        log.put_checkpoint(size, &note).map_err(failed("cannot keep the first checkpoint"))?;
     }
     Ok(facts)
 }
@@ -109,10 +104,7 @@ pub(crate) async fn boot(
     tracing::info!(?recovery, "the audit log is open");
 
     let enclave = EnclaveHost::start(&config.enclave_program, data).await?;
-    let command = Command::Boot {
-        manifest: manifest.clone(),
-        sealed_root,
-    };
+    let command = Command::Boot { manifest: manifest.clone(), sealed_root };
     ask(&enclave, "to open this instance", command).await?;
     replay(&enclave, &log).await?;
     let needs = match ask(&enclave, "the log's end", Command::ReplayEnd).await? {
@@ -140,11 +132,7 @@ async fn listed(keep: &Keep, log: &AuditLog) -> Result<u64, BootError> {
     if listed <= log.size() {
         return Ok(listed);
     }
-    tracing::warn!(
-        listed,
-        size = log.size(),
-        "the lists are of another log; they are made anew"
-    );
+    tracing::warn!(listed, size = log.size(), "the lists are of another log; they are made anew");
     let none: [&[u8]; 0] = [];
     Ok(keep.store().rebuild(none).await.map_err(KeepError::from)?)
 }
@@ -212,10 +200,7 @@ async fn start(
         Ok(Answer::Started(facts)) => facts,
         Ok(_) => return Err(BootError::Answer("the start")),
         Err(reason) => {
-            return Err(BootError::Refused {
-                step: "to start",
-                reason,
-            });
+            return Err(BootError::Refused { step: "to start", reason });
         }
     };
     log.expect_signer(&manifest.log_origin, facts.chain_key)
@@ -224,19 +209,12 @@ async fn start(
     for effect in effects {
         match effect {
             Effect::Append { index, leaf } => leaves.push((index, leaf)),
-            Effect::PutBlob {
-                bytes,
-                delete_after,
-            } => {
+            Effect::PutBlob { bytes, delete_after } => {
                 if let Some(ticket) = keep.put_blob(bytes, delete_after).await? {
                     ticket.settled().await.map_err(KeepError::from)?;
                 }
             }
-            Effect::PutSalt {
-                tenant,
-                day,
-                wrapped,
-            } => keep.put_salt(tenant, day, wrapped).await?,
+            Effect::PutSalt { tenant, day, wrapped } => keep.put_salt(tenant, day, wrapped).await?,
         }
     }
     // What a crash left open may be more than one window of the log.
@@ -253,7 +231,5 @@ async fn ask(
     command: Command,
 ) -> Result<Answer, BootError> {
     let reply = enclave.call(command).await?;
-    reply
-        .answer
-        .map_err(|reason| BootError::Refused { step, reason })
+    reply.answer.map_err(|reason| BootError::Refused { step, reason })
 }

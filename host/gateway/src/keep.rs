@@ -35,11 +35,7 @@ impl Keep {
     pub(crate) fn open(data: &Path) -> Result<Self, KeepError> {
         let folder = DataFolder::open(data)?;
         let store = Store::open(&folder)?;
-        Ok(Self {
-            folder: Arc::new(folder),
-            store,
-            replay: Arc::new(EmbeddedReplay::new()),
-        })
+        Ok(Self { folder: Arc::new(folder), store, replay: Arc::new(EmbeddedReplay::new()) })
     }
 
     pub(crate) fn folder(&self) -> &DataFolder {

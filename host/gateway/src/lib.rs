@@ -89,14 +89,8 @@ impl Config {
             sandbox_program: programs.join("toani-sandbox"),
             connector_program: programs.join("toani-connector"),
             executions_at_once: 64,
-            rate_per_agent: Rate {
-                per_second: 1_000,
-                burst: 2_000,
-            },
-            rate_per_peer: Rate {
-                per_second: 5_000,
-                burst: 10_000,
-            },
+            rate_per_agent: Rate { per_second: 1_000, burst: 2_000 },
+            rate_per_peer: Rate { per_second: 5_000, burst: 10_000 },
             stop_ms_max: 30_000,
         }
     }
@@ -143,9 +137,7 @@ pub async fn serve(
     ready: impl FnOnce(Ready),
 ) -> Result<Exit, BootError> {
     let agents = listen::bind_loopback(config.listen).await?;
-    let address = agents
-        .local_addr()
-        .map_err(|error| BootError::Listen(error.to_string()))?;
+    let address = agents.local_addr().map_err(|error| BootError::Listen(error.to_string()))?;
     let paths = toani_sandbox::SupervisorPaths {
         supervisor: config.sandbox_program.clone(),
         connector: config.connector_program.clone(),
@@ -172,11 +164,7 @@ pub async fn serve(
     let mut listeners = tokio::task::JoinSet::new();
     listeners.spawn(listen::serve_agents(agents, public, stopped.clone()));
     listeners.spawn(listen::serve_owner(owner, private, stopped));
-    ready(Ready {
-        address,
-        admin_socket: config.admin_socket(),
-        boot: plane.facts().boot.clone(),
-    });
+    ready(Ready { address, admin_socket: config.admin_socket(), boot: plane.facts().boot.clone() });
 
     let exit = tokio::select! {
         () = stop => None,
@@ -226,10 +214,7 @@ async fn delete_expired(plane: Arc<Plane>) {
     let mut times = tokio::time::interval(DELETE);
     loop {
         times.tick().await;
-        let deleted = plane
-            .keep()
-            .store()
-            .delete_expired(toani_enclave_host::now());
+        let deleted = plane.keep().store().delete_expired(toani_enclave_host::now());
         match deleted.await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "blobs whose time was over are deleted"),

@@ -38,10 +38,7 @@ pub(crate) struct Empty {
 
 impl<K: Hash + Eq> Buckets<K> {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self {
-            rate,
-            buckets: Mutex::new(HashMap::new()),
-        }
+        Self { rate, buckets: Mutex::new(HashMap::new()) }
     }
 
     /// Takes one token of a caller's bucket.
@@ -54,10 +51,7 @@ impl<K: Hash + Eq> Buckets<K> {
                 return Err(Empty { retry_after_s: 1 });
             }
         }
-        let full = Bucket {
-            tokens: f64::from(rate.burst),
-            at: now,
-        };
+        let full = Bucket { tokens: f64::from(rate.burst), at: now };
         let bucket = buckets.entry(caller).or_insert(full);
         bucket.tokens = bucket.filled(rate, now);
         bucket.at = now;
@@ -83,10 +77,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RATE: Rate = Rate {
-        per_second: 10,
-        burst: 3,
-    };
+    const RATE: Rate = Rate { per_second: 10, burst: 3 };
 
     #[test]
     fn a_burst_passes_then_the_rate() {
@@ -96,11 +87,7 @@ mod tests {
             assert_eq!(buckets.take("a", start), Ok(()));
         }
         assert_eq!(buckets.take("a", start), Err(Empty { retry_after_s: 1 }));
-        assert_eq!(
-            buckets.take("b", start),
-            Ok(()),
-            "another caller has its own"
-        );
+        assert_eq!(buckets.take("b", start), Ok(()), "another caller has its own");
         let later = start + Duration::from_millis(110);
         assert_eq!(buckets.take("a", later), Ok(()));
         assert!(buckets.take("a", later).is_err());
@@ -113,10 +100,7 @@ mod tests {
         for caller in 0..BUCKETS_MAX {
             assert_eq!(buckets.take(caller, start), Ok(()));
         }
-        assert!(
-            buckets.take(BUCKETS_MAX, start).is_err(),
-            "all of them are busy"
-        );
+        assert!(buckets.take(BUCKETS_MAX, start).is_err(), "all of them are busy");
         let later = start + Duration::from_secs(10);
         assert_eq!(buckets.take(BUCKETS_MAX, later), Ok(()));
     }

@@ -130,9 +130,7 @@ pub(crate) async fn serve_owner(
 /// The kernel's word on who opened the socket (SO_PEERCRED).
 fn is_owner(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 async fn place(

@@ -44,11 +44,7 @@ pub(crate) async fn execute(
     let Asked { request, proof, .. } = asked;
 
     // 6. The enclave checks everything again, reserves quota and consumes the token.
-    let command = Command::Execute {
-        token,
-        request,
-        proof,
-    };
+    let command = Command::Execute { token, request, proof };
     let redeemed = match plane.call(command).await?.answer? {
         Answer::Redeemed(redeemed) => redeemed,
         Answer::Earlier(earlier) => return Ok(Executed::Before(earlier)),
@@ -77,9 +73,7 @@ async fn run(plane: &Arc<Plane>, redeemed: &Redeemed) -> Result<Finished, Ended>
         return Err(abort(plane, execution, reason).await);
     }
     // 8. The credential is opened, and leaves the enclave sealed to the supervisor.
-    let release = Command::Release {
-        execution: execution.clone(),
-    };
+    let release = Command::Release { execution: execution.clone() };
     let job = match plane.answer(release).await {
         Ok(Answer::Job(job)) => job,
         Ok(_) => return Err(abort(plane, execution, Reason::Internal).await),

@@ -148,19 +148,12 @@ impl Plane {
                     continue;
                 }
                 // What a record names is kept before the record is.
-                Effect::PutBlob {
-                    bytes,
-                    delete_after,
-                } => self.keep.put_blob(bytes, delete_after).await,
-                Effect::PutSalt {
-                    tenant,
-                    day,
-                    wrapped,
-                } => self
-                    .keep
-                    .put_salt(tenant, day, wrapped)
-                    .await
-                    .map(|()| None),
+                Effect::PutBlob { bytes, delete_after } => {
+                    self.keep.put_blob(bytes, delete_after).await
+                }
+                Effect::PutSalt { tenant, day, wrapped } => {
+                    self.keep.put_salt(tenant, day, wrapped).await.map(|()| None)
+                }
             };
             match kept {
                 Ok(ticket) => tickets.extend(ticket),

@@ -25,13 +25,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// A refusal by the gateway itself. Such codes are listed in docs/PROTOCOL.md with the rest.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: &'static str) -> Self {
-        Self {
-            status,
-            code,
-            detail,
-            retry_after_s: None,
-            more: Map::new(),
-        }
+        Self { status, code, detail, retry_after_s: None, more: Map::new() }
     }
 
     /// Adds a member, such as the id of what was refused.
@@ -80,10 +74,7 @@ impl From<Reason> for Problem {
             _ if reason == Reason::IdempotencyInProgress => Some(RETRY_AFTER_S),
             _ => None,
         };
-        Self {
-            retry_after_s,
-            ..Self::new(status_of(reason), reason.code(), reason.sentence())
-        }
+        Self { retry_after_s, ..Self::new(status_of(reason), reason.code(), reason.sentence()) }
     }
 }
 
@@ -91,10 +82,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = self.more;
         let title = self.status.canonical_reason().unwrap_or("Refused");
-        body.insert(
-            "type".to_owned(),
-            json!(format!("urn:toani:problem:{}", self.code)),
-        );
+        body.insert("type".to_owned(), json!(format!("urn:toani:problem:{}", self.code)));
         body.insert("title".to_owned(), json!(title));
         body.insert("status".to_owned(), json!(self.status.as_u16()));
         body.insert("code".to_owned(), json!(self.code));
@@ -123,17 +111,10 @@ mod tests {
         for reason in Reason::ALL {
             let response = Problem::from(*reason).into_response();
             let status = response.status();
-            assert!(
-                status.is_client_error() || status.is_server_error(),
-                "{reason}"
-            );
+            assert!(status.is_client_error() || status.is_server_error(), "{reason}");
             let again = response.headers().contains_key(header::RETRY_AFTER);
             let later = matches!(reason.blame(), Blame::Budget | Blame::Plane);
-            assert_eq!(
-                again,
-                later || *reason == Reason::IdempotencyInProgress,
-                "{reason}"
-            );
+            assert_eq!(again, later || *reason == Reason::IdempotencyInProgress, "{reason}");
         }
         assert_eq!(status_of(Reason::IdempotencyMismatch), 422);
         assert_eq!(status_of(Reason::AssuranceTee), 403);

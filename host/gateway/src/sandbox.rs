@@ -79,9 +79,7 @@ pub(crate) async fn keep(
 async fn attend(plane: &Arc<Plane>, client: SupervisorClient, hello: SandboxHello) {
     let mut admitted = std::pin::pin!(plane.admitted().notified());
     loop {
-        let command = Command::ConnectSandbox {
-            hello: hello.clone(),
-        };
+        let command = Command::ConnectSandbox { hello: hello.clone() };
         match plane.answer(command).await {
             Ok(Answer::Done) => break,
             Ok(_) => {}

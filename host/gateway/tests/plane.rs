@@ -32,9 +32,7 @@ async fn trust(plane: &Running) -> TrustFile {
 
 async fn post(plane: &Running, path: &str, key: &str, body: &Value) -> common::Answer {
     let headers = with_key(key);
-    let headers = headers
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
     plane.ask("POST", path, &headers, Some(body)).await
 }
 
@@ -61,13 +59,7 @@ async fn one_action_from_birth_to_bundle_and_across_a_restart() {
     assert_eq!(result["outcome"], "unreachable", "{result}");
     let again = post(&plane, "/v1/executions", "k2", &request("look")).await;
     assert_eq!(again.status, 200, "{again:?}");
-    assert!(
-        again
-            .head
-            .to_lowercase()
-            .contains("idempotent-replayed: true"),
-        "{again:?}"
-    );
+    assert!(again.head.to_lowercase().contains("idempotent-replayed: true"), "{again:?}");
     assert_eq!(again.body, first.body, "the same answer");
     let id = result["execution_id"].as_str().unwrap();
     let who = format!("?tenant={}&agent=simple", tenant());
@@ -79,33 +71,17 @@ async fn one_action_from_birth_to_bundle_and_across_a_restart() {
 
     // Denied, with a reason.
     let denied = post(&plane, "/v1/actions", "k3", &request("steal")).await;
-    assert_eq!(
-        (denied.status, denied.code().as_str()),
-        (403, "action_unknown"),
-        "{denied:?}"
-    );
+    assert_eq!((denied.status, denied.code().as_str()), (403, "action_unknown"), "{denied:?}");
 
     // Lists, proofs and a bundle.
-    let rows = plane
-        .administer("GET", "/admin/v1/executions", None)
-        .await
-        .json();
+    let rows = plane.administer("GET", "/admin/v1/executions", None).await.json();
     assert!(!rows["executions"].as_array().unwrap().is_empty(), "{rows}");
-    let rows = plane
-        .ask(
-            "GET",
-            &format!("/v1/policies?tenant={}", tenant()),
-            &[],
-            None,
-        )
-        .await;
+    let rows = plane.ask("GET", &format!("/v1/policies?tenant={}", tenant()), &[], None).await;
     assert_eq!(rows.json()["policies"][0]["state"], "active");
     let proof = plane.ask("GET", "/v1/audit/proof?index=0", &[], None).await;
     assert_eq!(proof.status, 200, "{proof:?}");
     let wanted = json!({"tenant": tenant()});
-    let bundle = plane
-        .administer("POST", "/admin/v1/audit/export", Some(&wanted))
-        .await;
+    let bundle = plane.administer("POST", "/admin/v1/audit/export", Some(&wanted)).await;
     assert_eq!(bundle.status, 200, "{bundle:?}");
     assert!(bundle.head.contains("application/x-tar"));
     let verified = toani_audit::bundle::verify(&bundle.body, &trust(&plane).await).unwrap();
@@ -124,10 +100,7 @@ async fn one_action_from_birth_to_bundle_and_across_a_restart() {
 async fn what_is_hostile_or_too_much_is_refused() {
     let instance = Instance::born().await;
     let mut config = instance.config();
-    config.rate_per_agent = toani_gateway::Rate {
-        per_second: 1,
-        burst: 3,
-    };
+    config.rate_per_agent = toani_gateway::Rate { per_second: 1, burst: 3 };
     let plane = Running::start(config).await;
     plane.set_up(&instance, &policy(1, closed_port())).await;
 
@@ -135,41 +108,22 @@ async fn what_is_hostile_or_too_much_is_refused() {
     assert_eq!(plane.raw(rebound).await.code(), "host");
     let form = b"POST /v1/actions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
     assert_eq!(plane.raw(form).await.code(), "content_type");
-    let long = format!(
-        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
-        "a".repeat(70_000)
-    );
+    let long =
+        format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(70_000));
     assert_eq!(plane.raw(long.as_bytes()).await.status, 431);
     let big = json!({"params": "a".repeat(300_000)});
-    assert_eq!(
-        post(&plane, "/v1/actions", "k", &big).await.code(),
-        "body_too_large"
-    );
+    assert_eq!(post(&plane, "/v1/actions", "k", &big).await.code(), "body_too_large");
     let plain = json!({"value": "hunter2"});
-    let refused = plane
-        .ask("POST", "/v1/vault/credentials", &[], Some(&plain))
-        .await;
+    let refused = plane.ask("POST", "/v1/vault/credentials", &[], Some(&plain)).await;
     assert_eq!(refused.code(), "plaintext_credential");
-    let refused = plane
-        .administer("PUT", "/admin/v1/credentials", Some(&plain))
-        .await;
+    let refused = plane.administer("PUT", "/admin/v1/credentials", Some(&plain)).await;
     assert_eq!(refused.code(), "plaintext_credential");
     let unsigned = json!({"payload": {}, "signatures": []});
-    let refused = plane
-        .administer("PUT", "/admin/v1/policies", Some(&unsigned))
-        .await;
+    let refused = plane.administer("PUT", "/admin/v1/policies", Some(&unsigned)).await;
     assert_eq!(refused.code(), "document_malformed");
-    assert_eq!(
-        plane.ask("GET", "/v2", &[], None).await.code(),
-        "route_not_found"
-    );
-    assert_eq!(
-        plane.ask("DELETE", "/v1/actions", &[], None).await.code(),
-        "method_not_allowed"
-    );
-    let proof = plane
-        .ask("GET", "/v1/audit/proof?index=99999999&size=1", &[], None)
-        .await;
+    assert_eq!(plane.ask("GET", "/v2", &[], None).await.code(), "route_not_found");
+    assert_eq!(plane.ask("DELETE", "/v1/actions", &[], None).await.code(), "method_not_allowed");
+    let proof = plane.ask("GET", "/v1/audit/proof?index=99999999&size=1", &[], None).await;
     assert_eq!(proof.status, 400, "{proof:?}");
 
     let mut codes = Vec::new();
@@ -177,10 +131,7 @@ async fn what_is_hostile_or_too_much_is_refused() {
         let answer = post(&plane, "/v1/actions", &format!("r{i}"), &request("look")).await;
         codes.push(answer.status);
         if answer.status == 429 {
-            assert!(
-                answer.head.to_lowercase().contains("retry-after: "),
-                "{answer:?}"
-            );
+            assert!(answer.head.to_lowercase().contains("retry-after: "), "{answer:?}");
         }
     }
     assert!(codes.contains(&429) && codes.contains(&200), "{codes:?}");
@@ -198,9 +149,7 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     common::kill_child("toani-enclave", instance.data.path().to_str().unwrap());
     assert_eq!(plane.exit().await, Exit::EnclaveLost);
     let plane = Running::start(instance.config()).await;
-    tokio::time::timeout(LIMIT, plane.until("/readyz", 200))
-        .await
-        .unwrap();
+    tokio::time::timeout(LIMIT, plane.until("/readyz", 200)).await.unwrap();
     let answer = post(&plane, "/v1/executions", "k", &request("look")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(plane.stop().await, Exit::Stopped);

@@ -18,42 +18,30 @@ async fn whoever_goes_away_the_execution_ends() {
     let plane = Running::start(instance.config()).await;
     plane.set_up(&instance, &policy(1, port)).await;
     let headers = with_key("gone");
-    let headers = headers
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
 
     // The client goes away.
-    let stream = plane
-        .begin("POST", "/v1/executions", &headers, &request("look"))
-        .await;
+    let stream = plane.begin("POST", "/v1/executions", &headers, &request("look")).await;
     plane.until_execution("state", "started").await;
-    let running = plane
-        .ask("POST", "/v1/executions", &headers, Some(&request("look")))
-        .await;
+    let running = plane.ask("POST", "/v1/executions", &headers, Some(&request("look"))).await;
     assert_eq!(running.code(), "idempotency_in_progress", "{running:?}");
     drop(stream);
     plane.until_execution("outcome", "timed_out").await;
 
     // The supervisor goes away: what it did is not known, and nothing is done twice.
     let headers = [headers[0], ("Idempotency-Key", "lost")];
-    let stream = plane
-        .begin("POST", "/v1/executions", &headers, &request("look"))
-        .await;
+    let stream = plane.begin("POST", "/v1/executions", &headers, &request("look")).await;
     plane.until_execution("state", "started").await;
     common::kill_child("toani-sandbox", "supervise");
     plane.until_execution("outcome", "unknown").await;
     plane.until("/readyz", 200).await;
-    let again = plane
-        .ask("POST", "/v1/executions", &headers, Some(&request("look")))
-        .await;
+    let again = plane.ask("POST", "/v1/executions", &headers, Some(&request("look"))).await;
     assert_eq!(again.json()["outcome"], json!("unknown"), "{again:?}");
     drop(stream);
 
     // Stopping waits for what runs.
     let headers = [headers[0], ("Idempotency-Key", "last")];
-    let stream = plane
-        .begin("POST", "/v1/executions", &headers, &request("look"))
-        .await;
+    let stream = plane.begin("POST", "/v1/executions", &headers, &request("look")).await;
     plane.until_execution("state", "started").await;
     assert_eq!(plane.stop().await, Exit::Stopped);
     drop(stream);

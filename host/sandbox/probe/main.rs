@@ -1,9 +1,6 @@
 //! Runs in the connector's place and tries what a connector must not be able to do. Its reply is
 //! one line for each try: a name, and 0 or the error's number.
-#![allow(
-    unsafe_code,
-    reason = "it makes the system calls that no safe interface would make"
-)]
+#![allow(unsafe_code, reason = "it makes the system calls that no safe interface would make")]
 
 use std::{
     fmt::Write as _,
@@ -21,11 +18,7 @@ fn try_call(number: libc::c_long, arguments: [usize; 5]) -> i32 {
     // SAFETY: pointers among the arguments are null or of static, terminated strings, or of one
     // buffer that outlives the call. That calls may do harm is what this program is for.
     let result = unsafe { libc::syscall(number, a, b, c, d, e) };
-    if result == -1 {
-        std::io::Error::last_os_error().raw_os_error().unwrap_or(-1)
-    } else {
-        0
-    }
+    if result == -1 { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) } else { 0 }
 }
 
 fn address(text: &'static std::ffi::CStr) -> usize {
@@ -57,11 +50,7 @@ fn tries() -> Vec<(&'static str, i32)> {
         ("mknod", libc::SYS_mknod, [address(c"/x"), 0o666, 0, 0, 0]),
         ("stat", libc::SYS_stat, [root, area, 0, 0, 0]),
         ("getdents", libc::SYS_getdents64, [0, area, 512, 0, 0]),
-        (
-            "mount",
-            libc::SYS_mount,
-            [root, root, address(c"tmpfs"), 0, 0],
-        ),
+        ("mount", libc::SYS_mount, [root, root, address(c"tmpfs"), 0, 0]),
         ("umount", libc::SYS_umount2, [root, 2, 0, 0, 0]),
         ("pivot_root", libc::SYS_pivot_root, [root, root, 0, 0, 0]),
         ("chroot", libc::SYS_chroot, [root, 0, 0, 0, 0]),
@@ -72,19 +61,11 @@ fn tries() -> Vec<(&'static str, i32)> {
         ("fork", libc::SYS_fork, [0; 5]),
         ("vfork", libc::SYS_vfork, [0; 5]),
         ("execve", libc::SYS_execve, [file, NULL, NULL, 0, 0]),
-        (
-            "execveat",
-            libc::SYS_execveat,
-            [0, address(c""), NULL, NULL, 0x1000],
-        ),
+        ("execveat", libc::SYS_execveat, [0, address(c""), NULL, NULL, 0x1000]),
         ("memfd", libc::SYS_memfd_create, [file, 0, 0, 0, 0]),
         ("mmap exec", libc::SYS_mmap, [0, 4096, 4, 0x22, size(-1i32)]),
         ("ptrace", libc::SYS_ptrace, [0, 0, 0, 0, 0]),
-        (
-            "process_vm_readv",
-            libc::SYS_process_vm_readv,
-            [1, 0, 0, 0, 0],
-        ),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]),
         ("kill", libc::SYS_kill, [1, 0, 0, 0, 0]),
         ("tgkill", libc::SYS_tgkill, [1, 1, 0, 0, 0]),
         ("pidfd_open", libc::SYS_pidfd_open, [1, 0, 0, 0, 0]),
@@ -98,11 +79,7 @@ fn tries() -> Vec<(&'static str, i32)> {
         ("add_key", libc::SYS_add_key, [file, file, 0, 0, 0]),
         ("bpf", libc::SYS_bpf, [0; 5]),
         ("perf_event_open", libc::SYS_perf_event_open, [0; 5]),
-        (
-            "io_uring_setup",
-            libc::SYS_io_uring_setup,
-            [1, area, 0, 0, 0],
-        ),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [1, area, 0, 0, 0]),
         ("userfaultfd", libc::SYS_userfaultfd, [0; 5]),
         ("init_module", libc::SYS_init_module, [0; 5]),
         ("ioctl tiocsti", libc::SYS_ioctl, [0, 0x5412, area, 0, 0]),
@@ -115,10 +92,7 @@ fn tries() -> Vec<(&'static str, i32)> {
         ("descriptor 16", libc::SYS_close, [16, 0, 0, 0, 0]),
         ("descriptor 17", libc::SYS_close, [17, 0, 0, 0, 0]),
     ];
-    calls
-        .into_iter()
-        .map(|(name, number, arguments)| (name, try_call(number, arguments)))
-        .collect()
+    calls.into_iter().map(|(name, number, arguments)| (name, try_call(number, arguments))).collect()
 }
 
 fn main() -> std::io::Result<()> {
@@ -145,11 +119,8 @@ fn main() -> std::io::Result<()> {
     for (name, errno) in tries() {
         let _ = writeln!(report, "{name} {errno}");
     }
-    let reply = wire::encode(&JobEnd::Response {
-        status: 200,
-        body: report.into_bytes(),
-    })
-    .unwrap_or_default();
+    let reply = wire::encode(&JobEnd::Response { status: 200, body: report.into_bytes() })
+        .unwrap_or_default();
     let length = u32::try_from(reply.len()).unwrap_or(0);
     stream.write_all(&length.to_le_bytes())?;
     stream.write_all(&reply)?;

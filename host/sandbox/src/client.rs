@@ -101,10 +101,8 @@ impl SupervisorClient {
         ours.set_nonblocking(true)?;
         let (mut input, output) = UnixStream::from_std(ours)?.into_split();
         let (pid, gone) = start(paths, theirs).await?;
-        let hello = timeout(
-            Duration::from_millis(HELLO_MS_MAX),
-            messages::read::<Message>(&mut input),
-        );
+        let hello =
+            timeout(Duration::from_millis(HELLO_MS_MAX), messages::read::<Message>(&mut input));
         let hello = match hello.await {
             Ok(Ok(Message::Hello(hello))) => hello,
             Ok(Ok(Message::CannotStart(why))) => return Err(SpawnError::CannotIsolate(why)),
@@ -114,14 +112,7 @@ impl SupervisorClient {
         let (outgoing, queue) = mpsc::channel(EXECUTIONS_AT_ONCE_MAX);
         tokio::spawn(write(output, queue));
         let reader = tokio::spawn(read(input, Arc::clone(&pending))).abort_handle();
-        let inner = Inner {
-            pid,
-            next: AtomicU64::new(0),
-            pending,
-            outgoing,
-            gone,
-            reader,
-        };
+        let inner = Inner { pid, next: AtomicU64::new(0), pending, outgoing, gone, reader };
         let inner = Arc::new(inner);
         Ok((Self { inner }, hello))
     }
@@ -138,19 +129,14 @@ impl SupervisorClient {
             Some(pending) => pending.insert(id, sender),
             None => return Err(RunError::SandboxLost),
         };
-        let _forget = Forget {
-            pending: &self.inner.pending,
-            id,
-        };
+        let _forget = Forget { pending: &self.inner.pending, id };
         let answer = async {
             if self.inner.outgoing.send(frame).await.is_err() {
                 return Err(RunError::SandboxLost);
             }
             receiver.await.unwrap_or(Err(RunError::SandboxLost))
         };
-        timeout(wait_max, answer)
-            .await
-            .unwrap_or(Err(RunError::TimedOut))
+        timeout(wait_max, answer).await.unwrap_or(Err(RunError::TimedOut))
     }
 
     /// The supervisor's process id, for messages to people.
@@ -202,23 +188,21 @@ async fn start(
         .stdout(Stdio::null());
     let (started, start) = oneshot::channel();
     let (ended, gone) = watch::channel(false);
-    std::thread::Builder::new()
-        .name("toani-sandbox".into())
-        .spawn(move || {
-            let spawned = command.spawn();
-            // Else our copy of its end would keep the stream open.
-            drop(command);
-            match spawned {
-                Ok(mut child) => {
-                    let _ = started.send(Ok(child.id()));
-                    let _ = child.wait();
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
-                }
+    std::thread::Builder::new().name("toani-sandbox".into()).spawn(move || {
+        let spawned = command.spawn();
+        // Else our copy of its end would keep the stream open.
+        drop(command);
+        match spawned {
+            Ok(mut child) => {
+                let _ = started.send(Ok(child.id()));
+                let _ = child.wait();
             }
-            ended.send_replace(true);
-        })?;
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+        ended.send_replace(true);
+    })?;
     let pid = start.await.map_err(std::io::Error::other)??;
     Ok((pid, gone))
 }

@@ -145,9 +145,7 @@ async fn connect(endpoint: &Endpoint) -> Result<TcpStream, Shut> {
         }
         Err(Shut::Unreachable)
     };
-    timeout(Duration::from_millis(CONNECT_MS_MAX), connecting)
-        .await
-        .unwrap_or(Err(Shut::TimedOut))
+    timeout(Duration::from_millis(CONNECT_MS_MAX), connecting).await.unwrap_or(Err(Shut::TimedOut))
 }
 
 /// Copies both ways until the upstream has said all, or a bound is reached.
@@ -157,9 +155,7 @@ async fn relay(inside: UnixStream, outside: TcpStream, response_bytes_max: u32, 
     // TLS adds at most a sixteenth to full records; chunked bodies of tiny chunks add more, and
     // end as too large.
     let body = u64::from(response_bytes_max);
-    let in_max = body
-        .saturating_add(body / 16)
-        .saturating_add(IN_BYTES_EXTRA);
+    let in_max = body.saturating_add(body / 16).saturating_add(IN_BYTES_EXTRA);
     let out = pump(inside_read, outside_write, OUT_BYTES_MAX, &meter.bytes_out);
     let back = pump(outside_read, inside_write, in_max, &meter.bytes_in);
     tokio::pin!(out, back);
@@ -200,11 +196,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn endpoint(host: &str, port: u16, private: bool) -> Endpoint {
-        Endpoint {
-            host: host.into(),
-            port,
-            private,
-        }
+        Endpoint { host: host.into(), port, private }
     }
 
     async fn ask(endpoint: Endpoint, request: &[u8]) -> (String, Arc<Meter>) {
@@ -264,14 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn private_addresses_are_refused_unless_the_policy_says_so() {
-        for host in [
-            "127.0.0.1",
-            "localhost",
-            "[::1]",
-            "::ffff:127.0.0.1",
-            "10.0.0.1",
-            "0.0.0.0",
-        ] {
+        for host in ["127.0.0.1", "localhost", "[::1]", "::ffff:127.0.0.1", "10.0.0.1", "0.0.0.0"] {
             let to = endpoint(host, 9, false);
             let line = connect_line(&to);
             assert_eq!(&ask(to, &line).await.0[9..12], "403", "{host}");

@@ -123,11 +123,7 @@ fn believed(end: JobEnd, work: &Work, meter: &Meter, secret_seen: bool) -> JobEn
             if !possible || secret_seen {
                 body.zeroize();
             }
-            if possible {
-                JobEnd::Response { status, body }
-            } else {
-                JobEnd::ConnectorFailed
-            }
+            if possible { JobEnd::Response { status, body } } else { JobEnd::ConnectorFailed }
         }
         JobEnd::Redirected { status } if !(300..=399).contains(&status) => JobEnd::ConnectorFailed,
         JobEnd::Redirected { .. } | JobEnd::TooLarge | JobEnd::Malformed | JobEnd::TlsRefused

@@ -12,10 +12,7 @@ const LABEL: &str = "toani/v1/sandbox-native";
 /// # Errors
 /// One of the files cannot be read.
 pub fn measurement(supervisor: &Path, connector: &Path) -> io::Result<Hash> {
-    Ok(combine(
-        hash_of(File::open(supervisor)?)?,
-        hash_of(File::open(connector)?)?,
-    ))
+    Ok(combine(hash_of(File::open(supervisor)?)?, hash_of(File::open(connector)?)?))
 }
 
 /// The measurement of two executables whose SHA-256 are known.

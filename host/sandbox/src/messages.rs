@@ -115,23 +115,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn block<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(future)
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
     #[test]
     fn a_message_comes_through_and_a_cut_one_does_not() {
-        let message = Message::Refused {
-            id: 7,
-            reason: Refusal::SeenBefore,
-        };
+        let message = Message::Refused { id: 7, reason: Refusal::SeenBefore };
         let bytes = frame(&message).unwrap();
-        assert_eq!(
-            block(read::<Message>(&mut bytes.as_slice())).unwrap(),
-            message
-        );
+        assert_eq!(block(read::<Message>(&mut bytes.as_slice())).unwrap(), message);
         for cut in 0..bytes.len() {
             assert!(block(read::<Message>(&mut &bytes[..cut])).is_err(), "{cut}");
         }

@@ -93,18 +93,12 @@ impl Native {
         let own = File::open("/proc/self/exe").and_then(measurement::hash_of)?;
         let measurement = measurement::combine(own, Hash::of(&program));
         let memory = in_memory(&program).map_err(StartError::Memory)?;
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(std::io::Error::from)?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(std::io::Error::from)?;
         let ended = start_launcher(theirs, memory)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
-        let driver = Self {
-            control: sys::watch(ours)?,
-        };
+        let driver = Self { control: sys::watch(ours)? };
         driver.try_out().await?;
         let ended = async {
             // A sender that is dropped says the same.
@@ -116,34 +110,23 @@ impl Native {
     /// One container, looked at from outside. The steps have said that they worked; this checks
     /// that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
-        let parked = self
-            .prepare(&Class::default())
-            .await
-            .map_err(StartError::CannotIsolate)?;
-        let status = parked.process.status().ok_or(StartError::NotIsolated(
-            "the container's process ended at once",
-        ))?;
+        let parked = self.prepare(&Class::default()).await.map_err(StartError::CannotIsolate)?;
+        let status = parked
+            .process
+            .status()
+            .ok_or(StartError::NotIsolated("the container's process ended at once"))?;
         let line = |name: &str| {
             let mut lines = status.lines();
             let value = lines.find_map(|line| line.strip_prefix(name));
-            value
-                .unwrap_or_default()
-                .split_whitespace()
-                .collect::<Vec<_>>()
+            value.unwrap_or_default().split_whitespace().collect::<Vec<_>>()
         };
         let empty = |name| matches!(line(name).as_slice(), ["0000000000000000"]);
         let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
         let checks = [
             (sets.into_iter().all(empty), "a capability is left"),
             (line("NoNewPrivs:") == ["1"], "new privileges can be gained"),
-            (
-                line("Seccomp:") == ["2"],
-                "no system call filter is in force",
-            ),
-            (
-                line("NSpid:").last() == Some(&"1"),
-                "there is no new pid namespace",
-            ),
+            (line("Seccomp:") == ["2"], "no system call filter is in force"),
+            (line("NSpid:").last() == Some(&"1"), "there is no new pid namespace"),
         ];
         let broken = checks.into_iter().find(|(holds, _)| !holds);
         parked.process.end().await;
@@ -176,10 +159,8 @@ impl Driver for Native {
             // The container holds the only copies now: their end is its end.
             drop(order);
             let process = started(UnixStream::from_std(report)?).await?;
-            let streams = Streams {
-                job: UnixStream::from_std(job)?,
-                door: UnixStream::from_std(door)?,
-            };
+            let streams =
+                Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
             Ok(NativeParked { streams, process })
         };
         match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {
@@ -273,8 +254,7 @@ fn in_memory(program: &[u8]) -> rustix::io::Result<OwnedFd> {
         other => other?,
     };
     let mut file = File::from(memory);
-    file.write_all(program)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    file.write_all(program).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     fchmod(&file, Mode::XUSR | Mode::XGRP | Mode::XOTH)?;
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&file, seals)?;
@@ -292,20 +272,18 @@ fn start_launcher(control: OwnedFd, memory: OwnedFd) -> std::io::Result<oneshot:
         .stdin(Stdio::from(control))
         .stdout(Stdio::from(memory));
     let (ended, end) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("launcher".into())
-        .spawn(move || {
-            let child = command.spawn();
-            // Else our copies would keep the launcher's stream open.
-            drop(command);
-            match child {
-                Ok(mut child) => {
-                    let _ = child.wait();
-                }
-                Err(error) => crate::supervisor::log(&format!("no launcher: {error}")),
+    std::thread::Builder::new().name("launcher".into()).spawn(move || {
+        let child = command.spawn();
+        // Else our copies would keep the launcher's stream open.
+        drop(command);
+        match child {
+            Ok(mut child) => {
+                let _ = child.wait();
             }
-            // The receiver may be gone, with the whole driver.
-            let _ = ended.send(());
-        })?;
+            Err(error) => crate::supervisor::log(&format!("no launcher: {error}")),
+        }
+        // The receiver may be gone, with the whole driver.
+        let _ = ended.send(());
+    })?;
     Ok(end)
 }

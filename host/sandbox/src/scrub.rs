@@ -139,9 +139,7 @@ impl Reading {
             }
             Self::Json(json, percent) => {
                 for byte in chunk {
-                    json.push(*byte, &mut |byte| {
-                        percent.push(byte, &mut |byte| out.push(byte))
-                    });
+                    json.push(*byte, &mut |byte| percent.push(byte, &mut |byte| out.push(byte)));
                 }
             }
         }
@@ -173,10 +171,7 @@ impl View {
         let longest = needles.iter().map(|needle| needle.len()).max();
         Self {
             reading,
-            finders: needles
-                .iter()
-                .map(|needle| Finder::new(&**needle).into_owned())
-                .collect(),
+            finders: needles.iter().map(|needle| Finder::new(&**needle).into_owned()).collect(),
             window: Zeroizing::new(Vec::new()),
             overlap: longest.unwrap_or(1).saturating_sub(1),
         }
@@ -186,10 +181,7 @@ impl View {
         self.reading.read(chunk, &mut self.window);
         let settled = self.window.len();
         self.reading.pending(&mut self.window);
-        let found = self
-            .finders
-            .iter()
-            .any(|finder| finder.find(&self.window).is_some());
+        let found = self.finders.iter().any(|finder| finder.find(&self.window).is_some());
         if let Some(pending) = self.window.get_mut(settled..) {
             pending.zeroize();
         }

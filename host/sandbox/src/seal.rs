@@ -107,17 +107,11 @@ impl JobKey {
         let opened = context.open(&sealed.ciphertext, &aad);
         let plaintext = Zeroizing::new(opened.map_err(|_| Refusal::NotForUs)?);
         let mut key = Zeroizing::new([0; 32]);
-        context
-            .export(OUTCOME_EXPORT, key.as_mut())
-            .map_err(|_| Refusal::NotForUs)?;
+        context.export(OUTCOME_EXPORT, key.as_mut()).map_err(|_| Refusal::NotForUs)?;
         let job = wire::decode(&plaintext, FRAME_BYTES_MAX).map_err(|_| Refusal::NotForUs)?;
         // Only what is authentic fills the memory.
         self.remember(header)?;
-        Ok(OpenJob {
-            header: header.clone(),
-            job,
-            answer: AnswerKey { key, aad },
-        })
+        Ok(OpenJob { header: header.clone(), job, answer: AnswerKey { key, aad } })
     }
 
     fn remember(&self, header: &JobHeader) -> Result<(), Refusal> {
@@ -148,10 +142,7 @@ impl AnswerKey {
     pub fn seal(self, outcome: &JobOutcome) -> Option<SealedOutcome> {
         let plaintext = Zeroizing::new(wire::encode(outcome).ok()?);
         let cipher = Aes256Gcm::new_from_slice(self.key.as_ref()).ok()?;
-        let payload = Payload {
-            msg: &plaintext,
-            aad: &self.aad,
-        };
+        let payload = Payload { msg: &plaintext, aad: &self.aad };
         let ciphertext = cipher.encrypt(&Nonce::from([0; 12]), payload).ok()?;
         Some(SealedOutcome { ciphertext })
     }

@@ -49,10 +49,7 @@ fn seal(public: [u8; 32], header: &JobHeader) -> (SealedJob, Sender) {
         &mut Rng,
     )
     .unwrap();
-    let job = Job {
-        plan: b"plan".to_vec(),
-        credential: b"secret".to_vec(),
-    };
+    let job = Job { plan: b"plan".to_vec(), credential: b"secret".to_vec() };
     let aad = wire::encode(header).unwrap();
     let ciphertext = context.seal(&wire::encode(&job).unwrap(), &aad).unwrap();
     let sealed = SealedJob {
@@ -82,15 +79,9 @@ fn a_job_opens_once_and_its_outcome_returns() {
     let mut exported = [0; 32];
     context.export(OUTCOME_EXPORT, &mut exported).unwrap();
     let cipher = Aes256Gcm::new_from_slice(&exported).unwrap();
-    let payload = Payload {
-        msg: &answer.ciphertext,
-        aad: &wire::encode(&header(1)).unwrap(),
-    };
+    let payload = Payload { msg: &answer.ciphertext, aad: &wire::encode(&header(1)).unwrap() };
     let plaintext = cipher.decrypt(&Nonce::from([0; 12]), payload).unwrap();
-    assert_eq!(
-        wire::decode::<JobOutcome>(&plaintext, 1024).unwrap(),
-        outcome
-    );
+    assert_eq!(wire::decode::<JobOutcome>(&plaintext, 1024).unwrap(), outcome);
 
     assert_eq!(key.open(&sealed).unwrap_err(), Refusal::SeenBefore);
     // Sealed anew, it is the same job.
@@ -133,17 +124,8 @@ fn every_changed_bit_is_refused() {
         other.ciphertext.truncate(cut);
         assert_eq!(key.open(&other).unwrap_err(), Refusal::NotForUs, "{cut}");
     }
-    for encapsulated in [
-        vec![],
-        vec![0; 32],
-        vec![0xff; 32],
-        vec![1; 33],
-        vec![7; 4096],
-    ] {
-        let other = SealedJob {
-            encapsulated,
-            ..sealed.clone()
-        };
+    for encapsulated in [vec![], vec![0; 32], vec![0xff; 32], vec![1; 33], vec![7; 4096]] {
+        let other = SealedJob { encapsulated, ..sealed.clone() };
         assert_eq!(key.open(&other).unwrap_err(), Refusal::NotForUs);
     }
 }
@@ -155,10 +137,7 @@ fn a_full_memory_refuses() {
     for execution in 1..=2 {
         assert!(key.open(&seal(key.public(), &header(execution)).0).is_ok());
     }
-    let refused = |execution| {
-        key.open(&seal(key.public(), &header(execution)).0)
-            .unwrap_err()
-    };
+    let refused = |execution| key.open(&seal(key.public(), &header(execution)).0).unwrap_err();
     assert_eq!(refused(3), Refusal::MemoryFull);
     assert_eq!(refused(1), Refusal::SeenBefore);
 }

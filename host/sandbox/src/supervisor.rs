@@ -27,10 +27,7 @@ pub async fn serve<D: Driver>(
     measurement: Hash,
 ) -> Result<(), FrameError> {
     let (mut input, mut output) = stream.into_split();
-    let hello = SandboxHello {
-        measurement,
-        key: key.public(),
-    };
+    let hello = SandboxHello { measurement, key: key.public() };
     messages::write(&mut output, &Message::Hello(hello)).await?;
 
     let (answers, mut outgoing) = mpsc::channel::<Message>(EXECUTIONS_AT_ONCE_MAX);
@@ -70,11 +67,7 @@ pub async fn serve<D: Driver>(
 /// `None` if the outcome cannot be sealed: then nobody may be told that nothing happened.
 async fn answer<D: Driver>(driver: &D, key: &JobKey, request: Request) -> Option<Message> {
     let id = request.id;
-    let OpenJob {
-        header,
-        job,
-        answer,
-    } = match key.open(&request.job) {
+    let OpenJob { header, job, answer } = match key.open(&request.job) {
         Ok(open) => open,
         Err(reason) => return Some(Message::Refused { id, reason }),
     };

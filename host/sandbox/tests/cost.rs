@@ -36,10 +36,7 @@ async fn cost_of_an_execution() {
         exec.push(start.elapsed());
 
         let start = Instant::now();
-        assert_eq!(
-            bench.run(&empty, b"secret").await.end,
-            JobEnd::ConnectorFailed
-        );
+        assert_eq!(bench.run(&empty, b"secret").await.end, JobEnd::ConnectorFailed);
         sandbox.push(start.elapsed());
 
         let start = Instant::now();

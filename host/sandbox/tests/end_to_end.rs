@@ -19,10 +19,7 @@ use toani_sandbox::{RunError, messages::Refusal};
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
 
 fn ok() -> JobEnd {
-    JobEnd::Response {
-        status: 200,
-        body: b"{\"ok\":true}".to_vec(),
-    }
+    JobEnd::Response { status: 200, body: b"{\"ok\":true}".to_vec() }
 }
 
 #[tokio::test]
@@ -30,26 +27,10 @@ async fn the_credential_arrives_where_the_plan_says() {
     let upstream = Upstream::start().await;
     let bench = Bench::connector().await;
     for (injection, credential, expected) in [
-        (
-            Injection::Bearer,
-            SECRET,
-            "\r\nauthorization: Bearer tok_live_Zm9v/+?42\r\n",
-        ),
-        (
-            Injection::Basic,
-            b"user:pass",
-            "\r\nauthorization: Basic dXNlcjpwYXNz\r\n",
-        ),
-        (
-            Injection::Header("X-Api-Key".into()),
-            SECRET,
-            "\r\nx-api-key: tok_live_Zm9v/+?42\r\n",
-        ),
-        (
-            Injection::Query("key".into()),
-            SECRET,
-            "GET /ok?key=tok_live_Zm9v%2F%2B%3F42 HTTP/1.1",
-        ),
+        (Injection::Bearer, SECRET, "\r\nauthorization: Bearer tok_live_Zm9v/+?42\r\n"),
+        (Injection::Basic, b"user:pass", "\r\nauthorization: Basic dXNlcjpwYXNz\r\n"),
+        (Injection::Header("X-Api-Key".into()), SECRET, "\r\nx-api-key: tok_live_Zm9v/+?42\r\n"),
+        (Injection::Query("key".into()), SECRET, "GET /ok?key=tok_live_Zm9v%2F%2B%3F42 HTTP/1.1"),
     ] {
         let plan = upstream.plan("/ok", Some(injection));
         let outcome = bench.run(&plan, credential).await;
@@ -89,15 +70,9 @@ async fn tls_is_refused_unless_pin_name_and_time_are_right() {
     let bearer = || Some(Injection::Bearer);
     let wrong = Upstream::start().await;
     let right = Upstream::start().await;
-    let name = Identity {
-        name: "example.org",
-        ..Identity::default()
-    };
+    let name = Identity { name: "example.org", ..Identity::default() };
     let name = Upstream::with(name, all).await;
-    let expired = Identity {
-        expired: true,
-        ..Identity::default()
-    };
+    let expired = Identity { expired: true, ..Identity::default() };
     let expired = Upstream::with(expired, all).await;
 
     let mut other_pin = wrong.plan("/ok", bearer());
@@ -116,16 +91,9 @@ async fn tls_is_refused_unless_pin_name_and_time_are_right() {
     }
     let mut no_pin = wrong.plan("/ok", bearer());
     no_pin.tls = TlsTrust::SpkiSha256(Vec::new());
-    assert_eq!(
-        bench.run(&no_pin, SECRET).await.end,
-        JobEnd::ConnectorFailed
-    );
+    assert_eq!(bench.run(&no_pin, SECRET).await.end, JobEnd::ConnectorFailed);
     for upstream in [wrong, right, name, expired] {
-        assert_eq!(
-            upstream.count(),
-            0,
-            "no request, so no credential, went out"
-        );
+        assert_eq!(upstream.count(), 0, "no request, so no credential, went out");
     }
 }
 
@@ -133,10 +101,7 @@ async fn tls_is_refused_unless_pin_name_and_time_are_right() {
 async fn a_pinned_certificate_without_its_key_is_refused() {
     let bench = Bench::connector().await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let identity = Identity {
-            stolen: true,
-            ..Identity::default()
-        };
+        let identity = Identity { stolen: true, ..Identity::default() };
         let upstream = Upstream::with(identity, &[version]).await;
         let plan = upstream.plan("/ok", Some(Injection::Bearer));
         assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::TlsRefused);
@@ -181,10 +146,7 @@ async fn pinned_keys_work_in_both_versions_and_for_issued_certificates() {
     let bench = Bench::connector().await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         for issued in [false, true] {
-            let identity = Identity {
-                issued,
-                ..Identity::default()
-            };
+            let identity = Identity { issued, ..Identity::default() };
             let upstream = Upstream::with(identity, &[version]).await;
             let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
             assert_eq!(outcome.end, ok(), "{version:?}, issued: {issued}");
@@ -204,17 +166,9 @@ async fn each_bad_answer_is_a_definite_end() {
         ("/head", JobEnd::Malformed),
         ("/endless", JobEnd::TooLarge),
         ("/announced", JobEnd::TooLarge),
-        (
-            "/missing",
-            JobEnd::Response {
-                status: 404,
-                body: b"{}".to_vec(),
-            },
-        ),
+        ("/missing", JobEnd::Response { status: 404, body: b"{}".to_vec() }),
     ] {
-        let outcome = bench
-            .run(&upstream.plan(path, Some(Injection::Bearer)), SECRET)
-            .await;
+        let outcome = bench.run(&upstream.plan(path, Some(Injection::Bearer)), SECRET).await;
         assert_eq!(outcome.end, end, "{path}");
         assert!(outcome.connected && !outcome.secret_seen, "{path}");
     }
@@ -250,13 +204,8 @@ async fn addresses_are_refused_or_unreachable() {
         (nobody, JobEnd::Unreachable),
     ] {
         let outcome = bench.run(&plan, b"").await;
-        let expected = JobOutcome {
-            end,
-            secret_seen: false,
-            connected: false,
-            bytes_out: 0,
-            bytes_in: 0,
-        };
+        let expected =
+            JobOutcome { end, secret_seen: false, connected: false, bytes_out: 0, bytes_in: 0 };
         assert_eq!(outcome, expected);
     }
     assert_eq!(upstream.accepted.load(Ordering::SeqCst), 0);
@@ -266,22 +215,11 @@ async fn addresses_are_refused_or_unreachable() {
 async fn an_answer_that_holds_the_secret_is_dropped() {
     let upstream = Upstream::start().await;
     let bench = Bench::connector().await;
-    for how in [
-        "plain",
-        "base64",
-        "base64url",
-        "hex",
-        "url",
-        "json",
-        "chunks",
-    ] {
+    for how in ["plain", "base64", "base64url", "hex", "url", "json", "chunks"] {
         let plan = upstream.plan(&format!("/echo/{how}"), Some(Injection::Bearer));
         let outcome = bench.run(&plan, SECRET).await;
         assert!(outcome.secret_seen, "{how}");
-        let end = JobEnd::Response {
-            status: 200,
-            body: Vec::new(),
-        };
+        let end = JobEnd::Response { status: 200, body: Vec::new() };
         assert_eq!(outcome.end, end, "{how}");
     }
 }
@@ -321,21 +259,12 @@ async fn a_killed_supervisor_is_lost_with_all_it_started() {
     let (end, containers) = tokio::join!(bench.try_run(&plan, b""), killed);
     assert_eq!(end.unwrap_err(), RunError::SandboxLost);
     bench.client.gone().await;
-    assert_eq!(
-        bench.try_run(&plan, b"").await.unwrap_err(),
-        RunError::SandboxLost
-    );
+    assert_eq!(bench.try_run(&plan, b"").await.unwrap_err(), RunError::SandboxLost);
     until("launcher and container end", || {
-        containers
-            .iter()
-            .chain([&launcher])
-            .all(|pid| common::status(*pid, "State:").is_none())
+        containers.iter().chain([&launcher]).all(|pid| common::status(*pid, "State:").is_none())
     })
     .await;
-    until("the connection ends", || {
-        upstream.closed.load(Ordering::SeqCst) == 1
-    })
-    .await;
+    until("the connection ends", || upstream.closed.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]
@@ -344,9 +273,7 @@ async fn a_dropped_client_ends_its_supervisor() {
     let (pid, launcher) = (bench.client.pid(), bench.launcher());
     drop(bench);
     until("supervisor and launcher end", || {
-        [pid, launcher]
-            .iter()
-            .all(|pid| common::status(*pid, "State:").is_none())
+        [pid, launcher].iter().all(|pid| common::status(*pid, "State:").is_none())
     })
     .await;
 }

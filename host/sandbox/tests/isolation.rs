@@ -44,11 +44,8 @@ fn expect_isolated(mut tries: BTreeMap<String, String>) {
     let not_permitted = libc::EPERM.to_string();
     assert!(tries.len() > 50);
     for (name, errno) in tries {
-        let expected = if name.starts_with("descriptor ") {
-            &bad_descriptor
-        } else {
-            &not_permitted
-        };
+        let expected =
+            if name.starts_with("descriptor ") { &bad_descriptor } else { &not_permitted };
         assert_eq!(&errno, expected, "{name}");
     }
 }
@@ -153,10 +150,7 @@ async fn the_door_refuses_another_host() {
         assert!(!outcome.connected, "{line}");
     }
     for upstream in [upstream, other] {
-        assert_eq!(
-            upstream.accepted.load(std::sync::atomic::Ordering::SeqCst),
-            0
-        );
+        assert_eq!(upstream.accepted.load(std::sync::atomic::Ordering::SeqCst), 0);
     }
 }
 
@@ -196,20 +190,14 @@ async fn it_isolates_for_an_ordinary_user_too() {
     std::fs::copy(env!("CARGO_BIN_EXE_toani-sandbox"), &supervisor).unwrap();
     let connector = folder.path().join("probe");
     std::fs::copy(probe(), &connector).unwrap();
-    let script = format!(
-        "setpriv --reuid 1234 --regid 1234 --clear-groups {}",
-        supervisor.display()
-    );
+    let script =
+        format!("setpriv --reuid 1234 --regid 1234 --clear-groups {}", supervisor.display());
     let bench = Bench::new(SupervisorPaths {
         supervisor: instead_of_supervisor(folder.path(), "ordinary", &script),
         connector,
     })
     .await;
-    assert!(
-        status(bench.client.pid(), "Uid:")
-            .unwrap()
-            .starts_with("1234\t")
-    );
+    assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
     let upstream = Upstream::start().await;
     expect_isolated(probed(&bench, &upstream).await);
     bench.containers_end().await;

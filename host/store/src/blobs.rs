@@ -19,11 +19,7 @@ pub(crate) fn put(
              delete_after = CASE WHEN delete_after IS NULL OR excluded.delete_after IS NULL
                 THEN NULL ELSE max(delete_after, excluded.delete_after) END",
         )?
-        .execute(params![
-            hash.as_bytes(),
-            bytes,
-            delete_after.map(|time| int(time.ms()))
-        ])?;
+        .execute(params![hash.as_bytes(), bytes, delete_after.map(|time| int(time.ms()))])?;
     Ok(())
 }
 

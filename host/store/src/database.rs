@@ -124,12 +124,6 @@ mod tests {
         connection.pragma_update(None, "user_version", 99).unwrap();
         drop(connection);
         let found = open_writer(&path).err();
-        assert_eq!(
-            found,
-            Some(StoreError::Newer {
-                found: 99,
-                known: 1
-            })
-        );
+        assert_eq!(found, Some(StoreError::Newer { found: 99, known: 1 }));
     }
 }

@@ -8,11 +8,7 @@ use toani_protocol::Hash;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error("cannot {action} {path}: {error}", path = path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, error: io::Error },
     #[error(
         "the data folder {path} is in use by {holder}; stop that one first, or choose another \
          folder",

@@ -27,21 +27,13 @@ struct Held {
 }
 
 fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FolderError + 'a {
-    move |error| FolderError::Io {
-        action,
-        path: path.to_path_buf(),
-        error,
-    }
+    move |error| FolderError::Io { action, path: path.to_path_buf(), error }
 }
 
 impl DataFolder {
     /// Makes the folder if it is not there (mode 0700) and locks it.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(at("make", path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("make", path))?;
         let lock_path = path.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)
@@ -59,18 +51,12 @@ impl DataFolder {
                 Ok(pid) => format!("process {pid}"),
                 Err(_) => "another process".into(),
             };
-            return Err(FolderError::InUse {
-                path: path.to_path_buf(),
-                holder,
-            });
+            return Err(FolderError::InUse { path: path.to_path_buf(), holder });
         }
         lock.set_len(0)
             .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
             .map_err(at("write", &lock_path))?;
-        Ok(Self(Arc::new(Held {
-            path: path.to_path_buf(),
-            lock,
-        })))
+        Ok(Self(Arc::new(Held { path: path.to_path_buf(), lock })))
     }
 
     pub fn path(&self) -> &Path {
@@ -138,16 +124,10 @@ mod tests {
         let path = folder.path().join("data");
         let held = DataFolder::open(&path).unwrap();
         let error = DataFolder::open(&path).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(held);
         let held = DataFolder::open(&path).unwrap();
-        assert_eq!(
-            fs::metadata(held.path()).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(held.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
@@ -157,14 +137,8 @@ mod tests {
         assert_eq!(data.root().unwrap(), None);
         data.put_root(b"sealed").unwrap();
         assert_eq!(data.root().unwrap().as_deref(), Some(&b"sealed"[..]));
-        assert!(matches!(
-            data.put_root(b"other"),
-            Err(FolderError::RootExists(_))
-        ));
-        let mode = fs::metadata(folder.path().join(ROOT))
-            .unwrap()
-            .permissions()
-            .mode();
+        assert!(matches!(data.put_root(b"other"), Err(FolderError::RootExists(_))));
+        let mode = fs::metadata(folder.path().join(ROOT)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

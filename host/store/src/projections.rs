@@ -13,9 +13,8 @@ use crate::{
 
 /// How many records are projected.
 pub(crate) fn size(connection: &Connection) -> Result<u64, StoreError> {
-    let size: i64 = connection
-        .prepare_cached("SELECT size FROM projected")?
-        .query_row([], |row| row.get(0))?;
+    let size: i64 =
+        connection.prepare_cached("SELECT size FROM projected")?.query_row([], |row| row.get(0))?;
     Ok(uint(size))
 }
 
@@ -26,10 +25,7 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
         return Ok(());
     }
     if record.index > expected {
-        return Err(StoreError::Gap {
-            expected,
-            found: record.index,
-        });
+        return Err(StoreError::Gap { expected, found: record.index });
     }
     // A record without a tenant is of the instance itself and stands in no list.
     if let Some(tenant) = &record.about.tenant {
@@ -98,13 +94,7 @@ fn policy(connection: &Connection, record: &Record, tenant: &TenantId) -> Result
             "INSERT OR REPLACE INTO policies (tenant, id, version, hash, state, since)
              VALUES (?1, ?2, ?3, ?4, 'active', ?5)",
         )?
-        .execute(params![
-            tenant,
-            id,
-            int(policy.version),
-            policy.hash.as_bytes(),
-            since
-        ])?;
+        .execute(params![tenant, id, int(policy.version), policy.hash.as_bytes(), since])?;
     Ok(())
 }
 
@@ -177,11 +167,7 @@ fn asked(connection: &Connection, record: &Record, tenant: &TenantId) -> Result<
             state,
             int(record.index),
             int(record.time.ms()),
-            record
-                .about
-                .blob
-                .as_ref()
-                .map(toani_protocol::Hash::as_bytes),
+            record.about.blob.as_ref().map(toani_protocol::Hash::as_bytes),
         ])?;
     Ok(())
 }
@@ -205,11 +191,7 @@ fn approval(connection: &Connection, record: &Record) -> Result<(), StoreError> 
             action_id.as_str(),
             kind,
             int(record.time.ms()),
-            record
-                .about
-                .hitl_proof
-                .as_ref()
-                .map(toani_protocol::Hash::as_bytes),
+            record.about.hitl_proof.as_ref().map(toani_protocol::Hash::as_bytes),
         ])?;
     match record.kind {
         RecordKind::Endorsed => Ok(()),
@@ -277,10 +259,7 @@ fn ended(connection: &Connection, record: &Record) -> Result<(), StoreError> {
             about.outcome.map(toani_protocol::record::Outcome::code),
             int(record.index),
             int(record.time.ms()),
-            about
-                .execution_receipt
-                .as_ref()
-                .map(toani_protocol::Hash::as_bytes),
+            about.execution_receipt.as_ref().map(toani_protocol::Hash::as_bytes),
             about.blob.as_ref().map(toani_protocol::Hash::as_bytes),
         ])?;
     Ok(())

@@ -71,11 +71,7 @@ impl EmbeddedReplay {
     }
 
     fn with(tokens_max: usize, clock: fn() -> Time) -> Self {
-        Self {
-            tokens: Mutex::default(),
-            tokens_max,
-            clock,
-        }
+        Self { tokens: Mutex::default(), tokens_max, clock }
     }
 
     fn consume_at(&self, jti: Hash, expires: Time, now: Time) -> Result<bool, ReplayError> {
@@ -118,10 +114,7 @@ mod tests {
         let (a, b, c) = (Hash::of(b"a"), Hash::of(b"b"), Hash::of(b"c"));
         assert_eq!(store.consume_at(a, at(10), at(0)), Ok(true));
         assert_eq!(store.consume_at(a, at(10), at(9)), Ok(false));
-        assert_eq!(
-            store.consume_at(a, at(10), at(10)),
-            Err(ReplayError::Expired)
-        );
+        assert_eq!(store.consume_at(a, at(10), at(10)), Err(ReplayError::Expired));
         assert_eq!(store.consume_at(b, at(20), at(5)), Ok(true));
         assert_eq!(store.consume_at(c, at(20), at(5)), Err(ReplayError::Full));
         assert_eq!(store.consume_at(b, at(20), at(5)), Ok(false));

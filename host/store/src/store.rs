@@ -44,12 +44,7 @@ impl Store {
         let connection = database::open_writer(&path)?;
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let pending = Arc::new(Pending::default());
-        let writer = Writer {
-            connection,
-            queue,
-            pending: pending.clone(),
-            full: true,
-        };
+        let writer = Writer { connection, queue, pending: pending.clone(), full: true };
         let thread = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
@@ -66,11 +61,7 @@ impl Store {
 
     async fn submit(&self, write: Write, durable: bool) -> Result<Ticket, StoreError> {
         let (answer, ticket) = oneshot::channel();
-        let job = Job {
-            write,
-            durable,
-            answer,
-        };
+        let job = Job { write, durable, answer };
         let queue = self.0.queue.as_ref().ok_or(StoreError::Closed)?;
         queue.send(job).await.map_err(|_| StoreError::Closed)?;
         Ok(Ticket(ticket))
@@ -88,15 +79,7 @@ impl Store {
         let place = queue.reserve().await.map_err(|_| StoreError::Closed)?;
         self.0.pending.insert(hash, &bytes);
         let (answer, ticket) = oneshot::channel();
-        place.send(Job {
-            write: Write::Blob {
-                hash,
-                bytes,
-                delete_after,
-            },
-            durable,
-            answer,
-        });
+        place.send(Job { write: Write::Blob { hash, bytes, delete_after }, durable, answer });
         Ok((hash, Ticket(ticket)))
     }
 
@@ -141,11 +124,7 @@ impl Store {
         day: u64,
         wrapped: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let write = Write::Salt {
-            tenant,
-            day,
-            wrapped,
-        };
+        let write = Write::Salt { tenant, day, wrapped };
         self.submit(write, true).await?.settled().await.map(|_| ())
     }
 
@@ -190,12 +169,7 @@ impl Store {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let readers = || {
-            self.0
-                .readers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let readers = || self.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = readers().pop();
         let connection = match idle {
             Some(connection) => connection,

@@ -19,16 +19,8 @@ const BATCH_MAX: usize = 256;
 /// One write.
 #[derive(Debug)]
 pub(crate) enum Write {
-    Blob {
-        hash: Hash,
-        bytes: Arc<Vec<u8>>,
-        delete_after: Option<Time>,
-    },
-    Salt {
-        tenant: TenantId,
-        day: u64,
-        wrapped: Vec<u8>,
-    },
+    Blob { hash: Hash, bytes: Arc<Vec<u8>>, delete_after: Option<Time> },
+    Salt { tenant: TenantId, day: u64, wrapped: Vec<u8> },
     DeleteExpired(Time),
     Project(Box<Record>),
     ClearProjections,
@@ -102,9 +94,8 @@ impl Writer {
     pub(crate) fn run(mut self) {
         while let Some(job) = self.queue.blocking_recv() {
             let mut jobs = vec![job];
-            while let Some(job) = (jobs.len() < BATCH_MAX)
-                .then(|| self.queue.try_recv().ok())
-                .flatten()
+            while let Some(job) =
+                (jobs.len() < BATCH_MAX).then(|| self.queue.try_recv().ok()).flatten()
             {
                 jobs.push(job);
             }
@@ -148,16 +139,12 @@ impl Writer {
 
 fn write(connection: &Connection, write: &Write) -> Result<u64, StoreError> {
     match write {
-        Write::Blob {
-            hash,
-            bytes,
-            delete_after,
-        } => blobs::put(connection, hash, bytes, *delete_after).map(|()| 0),
-        Write::Salt {
-            tenant,
-            day,
-            wrapped,
-        } => blobs::put_salt(connection, tenant, *day, wrapped).map(|()| 0),
+        Write::Blob { hash, bytes, delete_after } => {
+            blobs::put(connection, hash, bytes, *delete_after).map(|()| 0)
+        }
+        Write::Salt { tenant, day, wrapped } => {
+            blobs::put_salt(connection, tenant, *day, wrapped).map(|()| 0)
+        }
         Write::DeleteExpired(now) => blobs::delete_expired(connection, *now),
         Write::Project(record) => projections::project(connection, record).map(|()| 0),
         Write::ClearProjections => {

@@ -26,9 +26,7 @@ fn open(path: &Path) -> (DataFolder, Store) {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
 fn at(ms: u64) -> Time {
@@ -43,15 +41,9 @@ fn tenant(seed: u8) -> TenantId {
 async fn blobs_come_back_at_once_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (held, store) = open(folder.path());
-    let durable = store
-        .put_blob_durable(b"policy".to_vec(), None)
-        .await
-        .unwrap();
+    let durable = store.put_blob_durable(b"policy".to_vec(), None).await.unwrap();
     assert_eq!(durable, Hash::of(b"policy"));
-    let (hash, ticket) = store
-        .put_blob(b"params".to_vec(), Some(at(10)))
-        .await
-        .unwrap();
+    let (hash, ticket) = store.put_blob(b"params".to_vec(), Some(at(10))).await.unwrap();
     assert_eq!(store.blob(&hash).unwrap().as_deref(), Some(&b"params"[..]));
     ticket.settled().await.unwrap();
     assert_eq!(store.blob(&hash).unwrap().as_deref(), Some(&b"params"[..]));
@@ -62,10 +54,7 @@ async fn blobs_come_back_at_once_and_after_a_restart() {
     drop(store);
     let (_held, store) = open(folder.path());
     for (hash, bytes) in [(durable, "policy"), (hash, "params"), (last, "last")] {
-        assert_eq!(
-            store.blob(&hash).unwrap().as_deref(),
-            Some(bytes.as_bytes())
-        );
+        assert_eq!(store.blob(&hash).unwrap().as_deref(), Some(bytes.as_bytes()));
     }
     assert_eq!(store.blob(&Hash::ZERO).unwrap(), None);
 }
@@ -75,10 +64,7 @@ async fn blobs_end_when_the_last_who_needs_them_does() {
     let folder = tempfile::tempdir().unwrap();
     let (_held, store) = open(folder.path());
     let put = async |bytes: &str, end: Option<u64>| {
-        store
-            .put_blob_durable(bytes.into(), end.map(at))
-            .await
-            .unwrap()
+        store.put_blob_durable(bytes.into(), end.map(at)).await.unwrap()
     };
     let short = put("short", Some(10)).await;
     let longer = put("longer", Some(10)).await;
@@ -186,10 +172,7 @@ fn action(id: &str) -> About {
 }
 
 fn execution(id: &str, of: &str) -> About {
-    About {
-        execution_id: Some(ExecutionId::new(id).unwrap()),
-        ..action(of)
-    }
+    About { execution_id: Some(ExecutionId::new(id).unwrap()), ..action(of) }
 }
 
 fn story() -> Vec<Vec<u8>> {
@@ -216,13 +199,7 @@ fn story() -> Vec<Vec<u8>> {
     maker.add(RecordKind::Started, execution("e2", "a2"));
     maker.add(RecordKind::Waiting, action("a3"));
     let reason = Some(Reason::PolicyRevoked);
-    maker.add(
-        RecordKind::Denied,
-        About {
-            reason,
-            ..action("a3")
-        },
-    );
+    maker.add(RecordKind::Denied, About { reason, ..action("a3") });
     maker.add(RecordKind::Waiting, action("a4"));
     maker.add(RecordKind::PolicyRevoked, policy(2));
     maker.add(RecordKind::CredentialRevoked, credential(2));
@@ -237,27 +214,12 @@ async fn project(store: &Store, leaves: &[Vec<u8>]) {
 
 fn check_story(store: &Store) {
     let policies = store.policies(Some(&tenant(1)), 10).unwrap();
-    let states: Vec<_> = policies
-        .iter()
-        .map(|row| (row.version, row.state))
-        .collect();
-    assert_eq!(
-        states,
-        [(1, PolicyState::Superseded), (2, PolicyState::Revoked)]
-    );
+    let states: Vec<_> = policies.iter().map(|row| (row.version, row.state)).collect();
+    assert_eq!(states, [(1, PolicyState::Superseded), (2, PolicyState::Revoked)]);
     assert_eq!(store.policies(Some(&tenant(2)), 10).unwrap(), []);
     let credentials = store.credentials(None, 10).unwrap();
-    let states: Vec<_> = credentials
-        .iter()
-        .map(|row| (row.version, row.state))
-        .collect();
-    assert_eq!(
-        states,
-        [
-            (1, CredentialState::Superseded),
-            (2, CredentialState::Revoked)
-        ]
-    );
+    let states: Vec<_> = credentials.iter().map(|row| (row.version, row.state)).collect();
+    assert_eq!(states, [(1, CredentialState::Superseded), (2, CredentialState::Revoked)]);
 
     let page = store.executions(Some(&tenant(1)), None, 1).unwrap();
     assert_eq!(page[0].id.as_str(), "e2");
@@ -280,15 +242,9 @@ fn check_story(store: &Store) {
     };
     assert_eq!(state("a1"), (ActionState::Executed, None));
     assert_eq!(state("a2"), (ActionState::Executed, None));
-    assert_eq!(
-        state("a3"),
-        (ActionState::Denied, Some("policy_revoked".into()))
-    );
+    assert_eq!(state("a3"), (ActionState::Denied, Some("policy_revoked".into())));
     let said = store.approvals(&ActionId::new("a2").unwrap(), 10).unwrap();
-    let said: Vec<_> = said
-        .iter()
-        .map(|row| (row.record, row.kind.as_str()))
-        .collect();
+    let said: Vec<_> = said.iter().map(|row| (row.record, row.kind.as_str())).collect();
     assert_eq!(said, [(10, "endorsed"), (11, "approved")]);
 }
 
@@ -318,17 +274,8 @@ async fn only_the_next_record_is_taken() {
     let (_held, store) = open(folder.path());
     let story = story();
     let gap = store.project(&story[1]).await.unwrap().settled().await;
-    assert_eq!(
-        gap,
-        Err(StoreError::Gap {
-            expected: 0,
-            found: 1
-        })
-    );
-    assert_eq!(
-        store.project(b"{}").await.err(),
-        Some(StoreError::NotARecord)
-    );
+    assert_eq!(gap, Err(StoreError::Gap { expected: 0, found: 1 }));
+    assert_eq!(store.project(b"{}").await.err(), Some(StoreError::NotARecord));
     assert_eq!(store.projected(), Ok(0));
     assert!(store.rebuild(&story[1..]).await.is_err());
 }
@@ -410,11 +357,8 @@ fn settled_blobs_survive_kill_9() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut said: Vec<String> = lines
-            .by_ref()
-            .take(8 + round * 17)
-            .map(Result::unwrap)
-            .collect();
+        let mut said: Vec<String> =
+            lines.by_ref().take(8 + round * 17).map(Result::unwrap).collect();
         child.kill().unwrap();
         child.wait().unwrap();
         said.extend(lines.map_while(Result::ok));

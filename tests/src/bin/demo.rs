@@ -121,13 +121,23 @@ fn demo(arguments: &Arguments) -> anyhow::Result<bool> {
         None => tempfile::Builder::new().prefix("toani-demo-").tempdir()?.keep(),
     };
     if !arguments.json {
-        say("Simulated nothing, proven little: tee none (the enclave is a process of this machine),");
+        say(
+            "Simulated nothing, proven little: tee none (the enclave is a process of this machine),",
+        );
         say("sandbox native, approval by a software passkey. Every receipt says so.\n");
     }
     let mut steps = Vec::new();
     let first = Instant::now();
     let mut demo = start(programs, &home)?;
-    note(arguments, &mut steps, "plane_started", "an instance is born, a policy signed and active", "", first.elapsed(), true);
+    note(
+        arguments,
+        &mut steps,
+        "plane_started",
+        "an instance is born, a policy signed and active",
+        "",
+        first.elapsed(),
+        true,
+    );
     for step in STEPS {
         let began = Instant::now();
         let (ok, told) = match (step.run)(&mut demo) {
@@ -149,8 +159,17 @@ fn demo(arguments: &Arguments) -> anyhow::Result<bool> {
             "bundle": bundle, "trust": trust, "data": data,
         }));
     } else {
-        say(&format!("\n{} in {:.1} s", if ok { "done" } else { "FAILED" }, began.elapsed().as_secs_f64()));
-        say(&format!("bundle {}\ntrust  {}\ndata   {}", bundle.display(), trust.display(), data.display()));
+        say(&format!(
+            "\n{} in {:.1} s",
+            if ok { "done" } else { "FAILED" },
+            began.elapsed().as_secs_f64()
+        ));
+        say(&format!(
+            "bundle {}\ntrust  {}\ndata   {}",
+            bundle.display(),
+            trust.display(),
+            data.display()
+        ));
     }
     Ok(ok)
 }
@@ -204,7 +223,8 @@ fn read_balance(demo: &mut Demo) -> anyhow::Result<String> {
 fn buy_stock(demo: &mut Demo) -> anyhow::Result<String> {
     let before = demo.upstream.orders();
     let key = ["--idempotency-key", "demo-1"];
-    let asking = [&["run", "broker.buy_stock", "--params", ORDER, "--token-only"][..], &key].concat();
+    let asking =
+        [&["run", "broker.buy_stock", "--params", ORDER, "--token-only"][..], &key].concat();
     let agent = demo.plane.begin(&asking)?;
     let action = demo.plane.wait_for_approval()?;
     ensure!(demo.upstream.orders() == before, "it ran before anyone approved");
@@ -234,7 +254,8 @@ fn token_again(demo: &mut Demo) -> anyhow::Result<String> {
 fn outside_policy(demo: &mut Demo) -> anyhow::Result<String> {
     let wire = demo.plane.run("broker.wire_money", r#"{"amount": 1}"#, &[])?;
     refused(wire.code(), "action_unknown", wire.exit)?;
-    let many = demo.plane.run("broker.buy_stock", r#"{"symbol": "ACME", "quantity": 1000}"#, &[])?;
+    let many =
+        demo.plane.run("broker.buy_stock", r#"{"symbol": "ACME", "quantity": 1000}"#, &[])?;
     refused(many.code(), "params_invalid", many.exit)?;
     Ok("action_unknown; params_invalid".to_owned())
 }
@@ -246,7 +267,11 @@ fn sgx_refused(demo: &mut Demo) -> anyhow::Result<String> {
 }
 
 fn refused(code: &str, expected: &str, exit: i32) -> anyhow::Result<()> {
-    if code == expected && exit == 1 { Ok(()) } else { bail!("{code} (exit {exit}) instead of {expected}") }
+    if code == expected && exit == 1 {
+        Ok(())
+    } else {
+        bail!("{code} (exit {exit}) instead of {expected}")
+    }
 }
 
 fn bundle_verified(demo: &mut Demo) -> anyhow::Result<String> {
@@ -254,7 +279,10 @@ fn bundle_verified(demo: &mut Demo) -> anyhow::Result<String> {
     demo.plane.toani(&["audit", "export", "--out", bundle])?.ok()?;
     let said = demo.plane.verify(&demo.bundle)?.ok()?;
     let records = said.pointer("/report/records").or_else(|| said.get("records"));
-    Ok(format!("{} records, gap-free, by toani-verify and the trust file alone", records.context("no count")?))
+    Ok(format!(
+        "{} records, gap-free, by toani-verify and the trust file alone",
+        records.context("no count")?
+    ))
 }
 
 fn changed_byte(demo: &mut Demo) -> anyhow::Result<String> {
@@ -280,7 +308,8 @@ fn secret_nowhere(demo: &mut Demo) -> anyhow::Result<String> {
                 folders.push(entry.path());
             } else if kind.is_file() {
                 let bytes = std::fs::read(entry.path())?;
-                let found = bytes.windows(demo.token.len()).any(|part| part == demo.token.as_bytes());
+                let found =
+                    bytes.windows(demo.token.len()).any(|part| part == demo.token.as_bytes());
                 ensure!(!found, "found in {}", entry.path().display());
                 files = files.saturating_add(1);
             }

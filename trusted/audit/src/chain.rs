@@ -40,10 +40,7 @@ pub struct TenantTip {
 
 impl TenantTip {
     /// Before a tenant's first record.
-    pub const START: Self = Self {
-        sequence: 0,
-        previous: Hash::ZERO,
-    };
+    pub const START: Self = Self { sequence: 0, previous: Hash::ZERO };
 
     /// Moves past a record of this tenant, if it follows.
     pub fn advance(&mut self, record: &Record, leaf_hash: Hash) -> Result<(), ChainError> {
@@ -108,10 +105,7 @@ impl Links {
 
     /// What the tenant's next record says.
     pub fn tenant(&self, tenant: &TenantId) -> TenantTip {
-        self.tenants
-            .get(tenant)
-            .copied()
-            .unwrap_or(TenantTip::START)
+        self.tenants.get(tenant).copied().unwrap_or(TenantTip::START)
     }
 
     /// The tree over all records so far.
@@ -161,11 +155,7 @@ pub struct ChainVerifier {
 impl ChainVerifier {
     /// Before the first leaf of the log with this origin and key.
     pub fn new(origin: &str, key: PublicKey) -> Self {
-        Self {
-            origin: String::from(origin),
-            key,
-            links: Links::new(),
-        }
+        Self { origin: String::from(origin), key, links: Links::new() }
     }
 
     /// Verifies the next leaf whole and moves past it. Nothing changes on an error.
@@ -205,9 +195,7 @@ mod tests {
 
     fn walk(leaves: &[Vec<u8>]) -> Result<Links, ChainError> {
         let mut chain = ChainVerifier::new(ORIGIN, PublicKey::of(&key(1)));
-        leaves
-            .iter()
-            .try_for_each(|leaf| chain.push(leaf).map(|_| ()))?;
+        leaves.iter().try_for_each(|leaf| chain.push(leaf).map(|_| ()))?;
         Ok(chain.into_links())
     }
 
@@ -218,10 +206,7 @@ mod tests {
         assert_eq!(links.size(), 7);
         assert_eq!(links.head(), Record::hash_of(&world.leaves[6]));
         assert_eq!(links.tenant(&tenant(3)).sequence, 4);
-        assert_eq!(
-            links.tenant(&tenant(4)).previous,
-            Record::hash_of(&world.leaves[5])
-        );
+        assert_eq!(links.tenant(&tenant(4)).previous, Record::hash_of(&world.leaves[5]));
         assert_eq!(links.tenant(&tenant(5)), TenantTip::START);
         assert_eq!(&links, world.chain.links());
     }
@@ -259,14 +244,8 @@ mod tests {
         };
         assert_eq!(verdict(&|_| {}), Ok(()));
         assert_eq!(verdict(&|r| r.index = 4), Err(ChainError::Index));
-        assert_eq!(
-            verdict(&|r| r.previous = Hash::ZERO),
-            Err(ChainError::Previous)
-        );
-        assert_eq!(
-            verdict(&|r| r.time = Time::from_ms(1)),
-            Err(ChainError::Time)
-        );
+        assert_eq!(verdict(&|r| r.previous = Hash::ZERO), Err(ChainError::Previous));
+        assert_eq!(verdict(&|r| r.time = Time::from_ms(1)), Err(ChainError::Time));
         let fields = Err(ChainError::TenantFields);
         assert_eq!(verdict(&|r| r.about.tenant = None), fields);
         assert_eq!(verdict(&|r| r.about.tenant_sequence = None), fields);

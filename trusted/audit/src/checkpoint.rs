@@ -111,11 +111,7 @@ impl Checkpoint {
             root: Hash::new(root.try_into().map_err(|_| error)?),
         };
         let same = body(origin, checkpoint.size, &checkpoint.root) == text;
-        if same && is_origin(origin) {
-            Ok(checkpoint)
-        } else {
-            Err(error)
-        }
+        if same && is_origin(origin) { Ok(checkpoint) } else { Err(error) }
     }
 }
 
@@ -133,8 +129,7 @@ impl SignatureLine<'_> {
             return Err(error);
         }
         let signature = Signature(signature.try_into().map_err(|_| error)?);
-        key.verify_message(text.as_bytes(), &signature)
-            .map_err(|_| error)
+        key.verify_message(text.as_bytes(), &signature).map_err(|_| error)
     }
 }
 
@@ -183,14 +178,10 @@ mod tests {
     fn the_note_of_the_reference_implementation() {
         const TEXT: &str = "If you think cryptography is the answer to your problem,\n\
                             then you don't know what your problem is.\n";
-        let blob = BASE64
-            .decode(b"AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
-            .unwrap();
+        let blob = BASE64.decode(b"AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz").unwrap();
         assert_eq!(blob[0], TYPE_ED25519);
         let key = SigningKey::from_bytes(&blob[1..].try_into().unwrap());
-        let public = BASE64
-            .decode(b"ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
-            .unwrap();
+        let public = BASE64.decode(b"ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").unwrap();
         assert_eq!(PublicKey::of(&key).as_bytes(), &public[1..]);
         let id = key_id("PeterNeumann", &PublicKey::of(&key));
         assert_eq!(id, 0xc74f_20a3_u32.to_be_bytes());
@@ -214,10 +205,7 @@ mod tests {
             Err(CheckpointError::Origin)
         );
         let other = PublicKey::of(&SigningKey::from_bytes(&[8; 32]));
-        assert_eq!(
-            Checkpoint::verify(&note(), ORIGIN, &other),
-            Err(CheckpointError::Signature)
-        );
+        assert_eq!(Checkpoint::verify(&note(), ORIGIN, &other), Err(CheckpointError::Signature));
     }
 
     #[test]

@@ -192,11 +192,7 @@ pub fn verify_inclusion(
         };
         walk.up();
     }
-    if walk.last == 0 && hash == *root {
-        Ok(())
-    } else {
-        Err(ProofRefused)
-    }
+    if walk.last == 0 && hash == *root { Ok(()) } else { Err(ProofRefused) }
 }
 
 /// Verifies as RFC 9162, section 2.1.4.2, prescribes. Two trees of one size need an empty proof
@@ -222,11 +218,7 @@ pub fn verify_consistency(
         None => {}
     }
     let mut hashes = proof.iter();
-    let start = if old.is_power_of_two() {
-        old_root
-    } else {
-        hashes.next().ok_or(ProofRefused)?
-    };
+    let start = if old.is_power_of_two() { old_root } else { hashes.next().ok_or(ProofRefused)? };
     let mut walk = Walk::new(old.saturating_sub(1), new)?;
     while walk.at & 1 == 1 {
         walk.up();
@@ -289,13 +281,7 @@ mod tests {
     use toani_protocol::record::Record;
 
     fn hex(text: &str) -> Hash {
-        Hash::new(
-            HEXLOWER
-                .decode(text.as_bytes())
-                .unwrap()
-                .try_into()
-                .unwrap(),
-        )
+        Hash::new(HEXLOWER.decode(text.as_bytes()).unwrap().try_into().unwrap())
     }
 
     /// The test inputs of the Certificate Transparency reference implementation.
@@ -354,11 +340,7 @@ mod tests {
 
     fn naive_subproof(old: usize, leaves: &[Hash], whole: bool) -> Vec<Hash> {
         if old == leaves.len() {
-            return if whole {
-                Vec::new()
-            } else {
-                alloc::vec![naive(leaves)]
-            };
+            return if whole { Vec::new() } else { alloc::vec![naive(leaves)] };
         }
         let k = leaves.len().next_power_of_two() / 2;
         let (left, right) = leaves.split_at(k);

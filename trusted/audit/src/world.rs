@@ -107,11 +107,7 @@ impl World {
     }
 
     pub(crate) fn policy_ref(&self) -> PolicyRef {
-        PolicyRef {
-            id: PolicyId::new("p").unwrap(),
-            version: 1,
-            hash: Hash::of(&self.policy),
-        }
+        PolicyRef { id: PolicyId::new("p").unwrap(), version: 1, hash: Hash::of(&self.policy) }
     }
 
     pub(crate) fn about(&self) -> About {
@@ -194,11 +190,7 @@ impl World {
     }
 
     pub(crate) fn draft(&self, indices: &[u64]) -> Draft {
-        let hashes: Vec<Hash> = self
-            .leaves
-            .iter()
-            .map(|leaf| Record::hash_of(leaf))
-            .collect();
+        let hashes: Vec<Hash> = self.leaves.iter().map(|leaf| Record::hash_of(leaf)).collect();
         let nodes = |level: u32, at: u64| {
             let low = usize::try_from(at).ok()? << level;
             let mut subtree = tree::Frontier::new();
@@ -213,11 +205,7 @@ impl World {
         for index in indices {
             let proof = tree::inclusion_proof(&nodes, *index, size).unwrap();
             let leaf = &self.leaves[usize::try_from(*index).unwrap()];
-            let entry = Entry {
-                index: *index,
-                leaf,
-                proof: &proof,
-            };
+            let entry = Entry { index: *index, leaf, proof: &proof };
             draft.record(&entry).unwrap();
         }
         for hash in draft.missing() {
@@ -233,9 +221,7 @@ impl World {
         let instance = Manifest::id_of(&self.manifest);
         let boot = BootId::new("boot_1").unwrap();
         let made_at = Time::from_ms(5000);
-        let index = draft
-            .index(instance, boot, tenant(3), from..=to, made_at)
-            .unwrap();
+        let index = draft.index(instance, boot, tenant(3), from..=to, made_at).unwrap();
         let index = BundleIndex::decode(&index).unwrap();
         let signed = Signed::by(&self.log, Label::BundleIndex, index).unwrap();
         draft.finish(canonical::encode(&signed).unwrap()).unwrap()
@@ -254,10 +240,7 @@ impl World {
             instance: Manifest::id_of(&self.manifest),
             tenant: Some(tenant(3)),
             mrenclaves: vec![measurement()],
-            log: LogTrust {
-                origin: ORIGIN.into(),
-                key: PublicKey::of(&key(1)),
-            },
+            log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key(1)) },
             intake_key: IntakeKey(Bytes(vec![0; 32])),
             sgx_roots: Vec::new(),
             snp_roots: Vec::new(),

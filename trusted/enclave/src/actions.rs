@@ -100,11 +100,8 @@ fn allow(
     rng.fill_bytes(&mut random);
     let id = ActionId::from_random(random);
     let waits = granted.tier > Tier::Zero;
-    let life_ms = if waits {
-        u64::from(granted.wait_s).saturating_mul(1000)
-    } else {
-        TOKEN_LIFE_MS_MAX
-    };
+    let life_ms =
+        if waits { u64::from(granted.wait_s).saturating_mul(1000) } else { TOKEN_LIFE_MS_MAX };
     let ends_at = now.plus_ms(life_ms);
     let action = Action {
         intent: asked.intent,

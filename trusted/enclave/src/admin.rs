@@ -347,8 +347,7 @@ pub(crate) fn revoke_agent(
         return Err(Reason::Busy);
     }
     let blob = Some(asked::key_hash(&listed.key)?);
-    let about =
-        About { tenant: Some(tenant), agent: Some(agent), blob, ..About::default() };
+    let about = About { tenant: Some(tenant), agent: Some(agent), blob, ..About::default() };
     ready.write(now, RecordKind::AgentRevoked, about, None, out)?;
     Ok(Answer::Done)
 }

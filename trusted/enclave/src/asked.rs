@@ -43,10 +43,11 @@ pub(crate) fn check(
         return Err(Refusal::anonymous(Reason::RequestMalformed));
     };
     let refuse = |reason, authentic| Refusal::of(&request, reason, authentic);
-    let (policy, level) = authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
-        key.verify(Label::Request, bytes, signature).is_ok()
-    })
-    .map_err(|reason| refuse(reason, false))?;
+    let (policy, level) =
+        authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
+            key.verify(Label::Request, bytes, signature).is_ok()
+        })
+        .map_err(|reason| refuse(reason, false))?;
     let span = (request.issued_at, request.expires_at);
     in_time(ready, &request.instance, &request.boot, span, now).map_err(|r| refuse(r, true))?;
     let intent = request.intent().map_err(|_| refuse(Reason::RequestMalformed, true))?;

@@ -6,8 +6,7 @@ use rand_core::CryptoRng;
 use toani_audit::chain::Links;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, Time,
-    canonical,
+    BootId, Hash, Reason, TenantId, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
     limits::DOCUMENT_BYTES_MAX,
     policy::Policy,
@@ -129,10 +128,8 @@ impl Replaying {
     fn sealed_field(&self, record: &Record) -> Result<Option<SealedField>, Reason> {
         let Some(sealed) = &record.about.sealed else { return Ok(None) };
         let index = record.index.to_be_bytes();
-        let bytes = self
-            .keys
-            .open(&record_field(&index), &sealed.0)
-            .map_err(|_| Reason::LogUnavailable)?;
+        let bytes =
+            self.keys.open(&record_field(&index), &sealed.0).map_err(|_| Reason::LogUnavailable)?;
         let field = wire::decode(&bytes, bytes.len()).map_err(|_| Reason::LogUnavailable)?;
         Ok(Some(field))
     }
@@ -218,15 +215,8 @@ impl Replaying {
             }
         }
         let chain = Chain::after(self.links, self.covered);
-        let mut ready = Ready::new(
-            self.keys,
-            self.instance,
-            self.manifest,
-            standing,
-            chain,
-            self.state,
-            life,
-        );
+        let mut ready =
+            Ready::new(self.keys, self.instance, self.manifest, standing, chain, self.state, life);
         if born {
             let about = About { key: Some(ready.keys.chain_public), ..About::default() };
             let about = About { blob: Some(ready.instance), ..about };
@@ -241,7 +231,8 @@ impl Replaying {
 /// Executions that were open when the boot before ended: what happened is not known, and nothing
 /// is retried.
 fn end_left_open(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<(), Reason> {
-    let left: Vec<_> = ready.state.open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
+    let left: Vec<_> =
+        ready.state.open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
     for (execution, open) in left {
         let about = About {
             tenant: Some(open.tenant),

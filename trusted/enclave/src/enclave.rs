@@ -10,10 +10,7 @@ use toani_protocol::{
 };
 
 use crate::{
-    actions,
-    admin,
-    approvals,
-    asked,
+    actions, admin, approvals, asked,
     boot::{self, Replaying},
     finish,
     keys::Platform,
@@ -113,10 +110,12 @@ impl Enclave {
             Command::Decide { request, proof } => {
                 Work::Decide(Box::new(asked::check(ready, &request, &proof, now)))
             }
-            Command::Poll { action, read } => match actions::check_poll(ready, action, &read, now) {
-                Ok(checked) => Work::Poll(checked),
-                Err(reason) => Work::Refused(reason),
-            },
+            Command::Poll { action, read } => {
+                match actions::check_poll(ready, action, &read, now) {
+                    Ok(checked) => Work::Poll(checked),
+                    Err(reason) => Work::Refused(reason),
+                }
+            }
             Command::Statement { action } => answered(actions::statement(ready, &action)),
             Command::Approve { evidence } => match approvals::check(ready, &evidence, now) {
                 Ok(checked) => Work::Approve(Box::new(checked)),

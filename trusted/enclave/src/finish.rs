@@ -7,9 +7,7 @@ use toani_protocol::{
     canonical::{self, Json},
     job::{JobEnd, JobOutcome, SealedOutcome},
     limits::{FRAME_BYTES_MAX, RESULT_RETENTION_MS},
-    record::{
-        About, CredentialRef, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind,
-    },
+    record::{About, CredentialRef, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
     sign::{Label, Signed},
     wire::{self, Answer, Effect, Finished, Read},
 };
@@ -127,8 +125,7 @@ pub(crate) fn apply(
     now: Time,
     out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let flight =
-        ready.life.in_flight.get(&checked.execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = ready.life.in_flight.get(&checked.execution).ok_or(Reason::ExecutionNotFound)?;
     // A job that left after the check: "nothing can have happened" holds no longer.
     let judged = if flight.job.is_some() == checked.released {
         checked.judged
@@ -243,11 +240,7 @@ fn receipt(
 }
 
 /// What a sealed result is bound to.
-fn result_blob<'a>(
-    execution: &'a ExecutionId,
-    tenant: &'a str,
-    agent: &'a str,
-) -> [&'a [u8]; 4] {
+fn result_blob<'a>(execution: &'a ExecutionId, tenant: &'a str, agent: &'a str) -> [&'a [u8]; 4] {
     [b"toani/v1/result", execution.as_str().as_bytes(), tenant.as_bytes(), agent.as_bytes()]
 }
 

@@ -147,8 +147,7 @@ impl Root {
         let mut nonce = [0; NONCE_BYTES];
         rng.fill_bytes(&mut nonce);
         let aad = root_aad(&self.instance, EPOCH);
-        let ciphertext =
-            encrypt(platform.sealing_key().bytes(), &nonce, &aad, self.key.bytes())?;
+        let ciphertext = encrypt(platform.sealing_key().bytes(), &nonce, &aad, self.key.bytes())?;
         let sealed = SealedRoot { format: 1, epoch: EPOCH, nonce, ciphertext };
         postcard::to_allocvec(&sealed).map_err(|_| CryptoError)
     }
@@ -244,10 +243,8 @@ impl Keys {
             }),
             public: hpke::Serializable::to_bytes(&public).into(),
         };
-        let token = root.derive(
-            "toani/v1/token",
-            &[measurement.as_bytes(), boot.as_str().as_bytes()],
-        )?;
+        let token =
+            root.derive("toani/v1/token", &[measurement.as_bytes(), boot.as_str().as_bytes()])?;
         let idempotency = root.derive("toani/v1/idempotency", &[])?;
         let seal = root.boot_seal(&boot)?;
         let sealed = AtomicU64::new(0);
@@ -271,7 +268,8 @@ impl Keys {
     pub(crate) fn seal(&self, about: &[&[u8]], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
         // One key per boot and a counter: a nonce is never used twice, whatever the host rolls back.
         let counter = self.sealed.fetch_add(1, Ordering::Relaxed);
-        let ciphertext = encrypt(self.seal.bytes(), &counter_nonce(counter), &fields(about), plaintext)?;
+        let ciphertext =
+            encrypt(self.seal.bytes(), &counter_nonce(counter), &fields(about), plaintext)?;
         let blob = SealedBlob { format: 1, boot: self.boot.clone(), counter, ciphertext };
         postcard::to_allocvec(&blob).map_err(|_| CryptoError)
     }

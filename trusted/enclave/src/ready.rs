@@ -95,8 +95,7 @@ impl Ready {
         let day = now.day();
         if self.life.salts.get(tenant).is_none_or(|salt| salt.day != day) {
             let salt = Salt::new(day, rng);
-            let wrapped =
-                salt.wrap(&self.keys.root, tenant, rng).map_err(|_| Reason::Internal)?;
+            let wrapped = salt.wrap(&self.keys.root, tenant, rng).map_err(|_| Reason::Internal)?;
             out.push(Effect::PutSalt { tenant: tenant.clone(), day, wrapped });
             self.life.salts.insert(tenant.clone(), salt);
         }

@@ -8,7 +8,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use toani_protocol::{
     ActionName, AgentId, Reason, ServiceId, TenantId, Time,
-    limits::{REFUSALS_PER_AGENT_MAX, REFUSAL_WINDOW_MS},
+    limits::{REFUSAL_WINDOW_MS, REFUSALS_PER_AGENT_MAX},
     record::{About, RecordKind},
     request::ActionRequest,
     wire::Effect,
@@ -121,8 +121,7 @@ pub(crate) fn flush(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Resu
             continue;
         }
         let (tenant, agent) = key.0.unzip();
-        let about =
-            About { tenant, agent, count: Some(budget.unwritten), ..About::default() };
+        let about = About { tenant, agent, count: Some(budget.unwritten), ..About::default() };
         ready.write(now, RecordKind::Refusals, about, None, out)?;
     }
     Ok(())

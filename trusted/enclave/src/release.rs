@@ -3,12 +3,8 @@
 use alloc::{string::ToString, vec::Vec};
 
 use hpke::{
-    Deserializable, HpkeError, OpModeS, Serializable,
-    aead::AesGcm256,
-    inout::InOutBuf,
-    kdf::HkdfSha256,
-    kem::X25519HkdfSha256,
-    setup_sender_with_rng,
+    Deserializable, HpkeError, OpModeS, Serializable, aead::AesGcm256, inout::InOutBuf,
+    kdf::HkdfSha256, kem::X25519HkdfSha256, setup_sender_with_rng,
 };
 use rand_core::CryptoRng;
 use serde::Serialize;
@@ -96,7 +92,9 @@ fn seal(
         plan: &flight.plan_bytes,
         credential: credential.as_ref().map_or(&[], |plaintext| plaintext.bytes()),
     };
-    let sealed = if flight.plan_bytes.len() < SMALL_JOB_BYTES.saturating_sub(CREDENTIAL_BYTES_MAX).saturating_sub(16) {
+    let sealed = if flight.plan_bytes.len()
+        < SMALL_JOB_BYTES.saturating_sub(CREDENTIAL_BYTES_MAX).saturating_sub(16)
+    {
         seal_to::<SMALL_JOB_BYTES>(channel, &header, &job, rng)
     } else {
         seal_to::<LARGE_JOB_BYTES>(channel, &header, &job, rng)
@@ -137,21 +135,18 @@ fn seal_to<const N: usize>(
     job: &JobRef<'_>,
     rng: &mut impl CryptoRng,
 ) -> Result<(SealedJob, Secret<32>), CryptoError> {
-    let key = <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&channel.key)
-        .map_err(hpke_error)?;
+    let key =
+        <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&channel.key).map_err(hpke_error)?;
     let boot = header.boot.to_string();
     let info = [JOB_INFO, header.instance.as_bytes(), boot.as_bytes()].concat();
-    let (encapsulated, mut context) =
-        setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &key,
-            &info,
-            rng,
-        )
-        .map_err(hpke_error)?;
+    let (encapsulated, mut context) = setup_sender_with_rng::<
+        AesGcm256,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, &key, &info, rng)
+    .map_err(hpke_error)?;
     let mut buffer = Secret::<N>::zeroed();
-    let plaintext =
-        postcard::to_slice(job, buffer.bytes_mut()).map_err(|_| CryptoError)?;
+    let plaintext = postcard::to_slice(job, buffer.bytes_mut()).map_err(|_| CryptoError)?;
     let mut ciphertext: Vec<u8> = alloc::vec![0; plaintext.len()];
     let aad = wire::encode(header).map_err(|_| CryptoError)?;
     let inout = InOutBuf::new(plaintext, &mut ciphertext).map_err(|_| CryptoError)?;

@@ -13,8 +13,7 @@ use pasetors::{
 use rand_core::CryptoRng;
 use serde::Serialize;
 use toani_protocol::{
-    AgentId, Hash, Reason, TenantId,
-    canonical,
+    AgentId, Hash, Reason, TenantId, canonical,
     limits::TOKEN_BYTES_MAX,
     token::{Claims, ISSUER},
 };

@@ -105,8 +105,9 @@ fn open_intake(
     header: &[u8],
 ) -> Result<Plaintext, CryptoError> {
     let private = keys.intake_private()?;
-    let encapsulated = <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated.0)
-        .map_err(hpke_error)?;
+    let encapsulated =
+        <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated.0)
+            .map_err(hpke_error)?;
     let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeR::Base,
         &private,

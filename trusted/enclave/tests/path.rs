@@ -169,10 +169,7 @@ fn quotas_are_reserved_and_come_back_only_if_nothing_was_connected() {
     let (first, first_token) = ask(&mut world, 100, "k1").unwrap();
     let (second, second_token) = ask(&mut world, 100, "k2").unwrap();
     let redeemed = world.redeem(Some(&first_token), &first).unwrap();
-    assert_eq!(
-        world.redeem(Some(&second_token), &second).unwrap_err(),
-        Reason::QuotaExceeded
-    );
+    assert_eq!(world.redeem(Some(&second_token), &second).unwrap_err(), Reason::QuotaExceeded);
     world.run(&redeemed, &ended(JobEnd::Unreachable, false));
     let redeemed = world.redeem(Some(&second_token), &second).unwrap();
     world.run(&redeemed, &ended(JobEnd::TimedOut, true));

@@ -87,7 +87,8 @@ fn keys(keys: &[ApproverKey]) -> Result<(), PolicyProblem> {
 fn persons(policy: &Policy, ids: &[PersonId]) -> Result<(), PolicyProblem> {
     require(ids.len() <= PERSONS_MAX, PolicyProblem::TooMany)?;
     let known = ids.iter().all(|id| policy.persons.contains_key(id));
-    let distinct = ids.iter().enumerate().all(|(i, id)| !ids.iter().take(i).any(|before| before == id));
+    let distinct =
+        ids.iter().enumerate().all(|(i, id)| !ids.iter().take(i).any(|before| before == id));
     require(known && distinct, PolicyProblem::UnknownPerson)
 }
 
@@ -167,7 +168,8 @@ fn check_outputs(action: &Action) -> Result<(), PolicyProblem> {
     require(action.result.len() <= RESULT_FIELDS_MAX, PolicyProblem::TooMany)?;
     let pointer = |text: &str| {
         let rooted = text.is_empty() || text.starts_with('/');
-        let escapes = text.split('~').skip(1).all(|rest| rest.starts_with('0') || rest.starts_with('1'));
+        let escapes =
+            text.split('~').skip(1).all(|rest| rest.starts_with('0') || rest.starts_with('1'));
         rooted && escapes && text.len() <= 512
     };
     let max = |max: u32| max > 0 && usize::try_from(max).is_ok_and(|max| max <= RESULT_BYTES_MAX);
@@ -187,7 +189,8 @@ fn check_condition(condition: &Condition, params: &Schema) -> Result<(), PolicyP
 }
 
 fn check_approval(policy: &Policy, action: &Action) -> Result<(), PolicyProblem> {
-    let reachable = action.tier > Tier::Zero || action.raise.iter().any(|raise| raise.tier > Tier::Zero);
+    let reachable =
+        action.tier > Tier::Zero || action.raise.iter().any(|raise| raise.tier > Tier::Zero);
     let Some(rule) = &action.approval else {
         return require(!reachable, PolicyProblem::ApprovalMissing);
     };
@@ -225,7 +228,8 @@ fn check_quota(policy: &Policy, quota: &Quota, compiled: &Compiled) -> Result<()
             let property = action.params.property(param);
             property.is_some_and(|(schema, required)| required && schema.is_natural())
         };
-        let counted = compiled.iter().filter(|((service, action), _)| counts(quota, service, action));
+        let counted =
+            compiled.iter().filter(|((service, action), _)| counts(quota, service, action));
         require(counted.into_iter().all(|(_, action)| natural(action)), PolicyProblem::Quota)?;
     }
     Ok(())
@@ -234,9 +238,7 @@ fn check_quota(policy: &Policy, quota: &Quota, compiled: &Compiled) -> Result<()
 /// Whether an action counts against a quota.
 pub(crate) fn counts(quota: &Quota, service: &ServiceId, action: &ActionName) -> bool {
     quota.actions.as_ref().is_none_or(|actions| {
-        actions.iter().any(|name| {
-            name.split_once('.') == Some((service.as_str(), action.as_str()))
-        })
+        actions.iter().any(|name| name.split_once('.') == Some((service.as_str(), action.as_str())))
     })
 }
 
@@ -246,13 +248,26 @@ mod tests {
 
     #[test]
     fn hosts_have_one_spelling() {
-        let host = |host: &str, private| is_host(&Endpoint { host: host.into(), port: 443, private });
+        let host =
+            |host: &str, private| is_host(&Endpoint { host: host.into(), port: 443, private });
         assert!(host("api.example.com", false));
         assert!(host("localhost", true));
         assert!(host("127.0.0.1", true));
         for bad in [
-            "", "API.example.com", "example.com.", "a..b", "-a.com", "exämple.com", "a b", "[::1]",
-            "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "127.1", "1.2.3.4.5",
+            "",
+            "API.example.com",
+            "example.com.",
+            "a..b",
+            "-a.com",
+            "exämple.com",
+            "a b",
+            "[::1]",
+            "127.0.0.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "127.1",
+            "1.2.3.4.5",
         ] {
             assert!(!host(bad, false), "{bad}");
         }

@@ -99,9 +99,8 @@ fn grant(
     let agent = policy.agents.get(&request.agent).ok_or(Reason::AgentUnknown)?;
     let service = policy.services.get(&request.service).ok_or(Reason::ServiceUnknown)?;
     let action = service.actions.get(&request.action).ok_or(Reason::ActionUnknown)?;
-    let compiled = verified
-        .compiled(&request.service, &request.action)
-        .ok_or(Reason::ActionUnknown)?;
+    let compiled =
+        verified.compiled(&request.service, &request.action).ok_or(Reason::ActionUnknown)?;
     if !compiled.params.accepts(&request.params.0) {
         return Err(Reason::ParamsInvalid);
     }
@@ -209,8 +208,7 @@ fn eligible(
 /// All levels but `approval` are as they are; `approval` will be at least the least, if there is
 /// one at all: [`eligible`] has left out who could not give it.
 fn check_assurance(action: &Action, tier: Tier, situation: &Situation<'_>) -> Result<(), Reason> {
-    let approval =
-        if tier > Tier::Zero { ApprovalLevel::Passkey } else { ApprovalLevel::None };
+    let approval = if tier > Tier::Zero { ApprovalLevel::Passkey } else { ApprovalLevel::None };
     let reachable = Assurance { approval, ..situation.assurance };
     match reachable.shortfall(&action.least) {
         Some(aspect) => Err(Reason::of_shortfall(aspect)),

@@ -25,7 +25,13 @@ pub struct QuotaUse {
 }
 
 /// The counter of one quota for one agent, action or policy. A changed window is a new counter.
-pub(crate) fn key(tenant: &TenantId, policy: &PolicyId, id: &QuotaId, quota: &Quota, whose: &str) -> QuotaKey {
+pub(crate) fn key(
+    tenant: &TenantId,
+    policy: &PolicyId,
+    id: &QuotaId,
+    quota: &Quota,
+    whose: &str,
+) -> QuotaKey {
     let (kind, seconds) = match quota.window {
         QuotaWindow::FixedS(seconds) => (b"f", seconds),
         QuotaWindow::RollingS(seconds) => (b"r", seconds),

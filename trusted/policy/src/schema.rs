@@ -101,13 +101,15 @@ impl Schema {
 impl Kind {
     fn accepts(&self, value: &Value) -> bool {
         match (self, value) {
-            (Self::Text { min, max }, Value::String(text)) => within(text.chars().count(), *min, *max),
-            (Self::Integer { min, max }, Value::Number(number)) => number.as_i64().is_some_and(|n| {
-                min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
-            }),
-            (Self::Number { min, max }, Value::Number(number)) => number.as_f64().is_some_and(|n| {
-                min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
-            }),
+            (Self::Text { min, max }, Value::String(text)) => {
+                within(text.chars().count(), *min, *max)
+            }
+            (Self::Integer { min, max }, Value::Number(number)) => number
+                .as_i64()
+                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
+            (Self::Number { min, max }, Value::Number(number)) => number
+                .as_f64()
+                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
             (Self::Boolean, Value::Bool(_)) => true,
             (Self::List { items, min, max }, Value::Array(values)) => {
                 within(values.len(), *min, *max) && values.iter().all(|value| items.accepts(value))
@@ -159,7 +161,11 @@ fn choices(map: &Map<String, Value>) -> Result<Option<Vec<Value>>, SchemaError> 
         (None, None) => Ok(None),
         (None, Some(only)) => Ok(Some(alloc::vec![only.clone()])),
         (Some(Value::Array(list)), None) if !list.is_empty() => {
-            if list.len() > CHOICES_MAX { Err(SchemaError::TooLarge) } else { Ok(Some(list.clone())) }
+            if list.len() > CHOICES_MAX {
+                Err(SchemaError::TooLarge)
+            } else {
+                Ok(Some(list.clone()))
+            }
         }
         _ => Err(SchemaError::Malformed),
     }

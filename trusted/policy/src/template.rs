@@ -67,7 +67,10 @@ const HEADERS_RESERVED: &[&str] = &[
 /// Whether a header may be set by a template or named for an injection.
 pub(crate) fn is_free_header(name: &str) -> bool {
     let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(token) && !HEADERS_RESERVED.contains(&name)
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(token)
+        && !HEADERS_RESERVED.contains(&name)
 }
 
 /// RFC 3986, section 3.3: what may stand in a path segment as it is. No percent: a literal segment
@@ -326,7 +329,10 @@ mod tests {
         let full = fill(&template, json!({"id": "x", "note": "a&b", "n": 1.5, "list": ["$param"]}));
         let full = full.unwrap();
         assert_eq!(full.query, [("fixed".into(), "1".into()), ("q".into(), "a%26b".into())]);
-        assert_eq!(full.body, Some(Json(json!({"a": "a&b", "b": [1.5, 7], "c": {"d": ["$param"]}}))));
+        assert_eq!(
+            full.body,
+            Some(Json(json!({"a": "a&b", "b": [1.5, 7], "c": {"d": ["$param"]}})))
+        );
     }
 
     #[test]

@@ -98,9 +98,7 @@ impl Assurance {
             (Aspect::Freshness, self.freshness < least.freshness),
             (Aspect::Time, self.time < least.time),
         ];
-        short
-            .into_iter()
-            .find_map(|(aspect, falls_short)| falls_short.then_some(aspect))
+        short.into_iter().find_map(|(aspect, falls_short)| falls_short.then_some(aspect))
     }
 }
 
@@ -129,10 +127,7 @@ mod tests {
 
     #[test]
     fn a_shortfall_is_named() {
-        let least = Assurance {
-            tee: Tee::Sgx,
-            ..Assurance::LOWEST
-        };
+        let least = Assurance { tee: Tee::Sgx, ..Assurance::LOWEST };
         assert_eq!(Assurance::LOWEST.shortfall(&least), Some(Aspect::Tee));
         assert_eq!(least.shortfall(&Assurance::LOWEST), None);
         let text = serde_json::to_string(&Assurance::LOWEST).unwrap();

@@ -58,11 +58,7 @@ pub fn decode<T: DeserializeOwned + Serialize>(
         return Err(CanonicalError::TooLarge);
     }
     let value: T = serde_json::from_slice(bytes).map_err(|_| CanonicalError::Malformed)?;
-    if encode(&value)? == bytes {
-        Ok(value)
-    } else {
-        Err(CanonicalError::NotCanonical)
-    }
+    if encode(&value)? == bytes { Ok(value) } else { Err(CanonicalError::NotCanonical) }
 }
 
 /// Reads any JSON that says one thing only: no key twice, no unsafe number, bounded depth.
@@ -77,9 +73,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Value, CanonicalError> {
         return Err(CanonicalError::TooDeep);
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict
-        .deserialize(&mut reader)
-        .map_err(|_| CanonicalError::Malformed)?;
+    let value = Strict.deserialize(&mut reader).map_err(|_| CanonicalError::Malformed)?;
     reader.end().map_err(|_| CanonicalError::Malformed)?;
     check_numbers(&value)?;
     Ok(value)
@@ -239,9 +233,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("not finite"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not finite"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -295,11 +287,7 @@ mod tests {
     fn rfc_8785_examples() {
         // RFC 8785, section 3.2.2 and 3.2.3.
         let input = br#"{"numbers":[1E30,4.50,2e-3,0.000000000000000000000000001],"string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}"#;
-        assert_eq!(
-            text(input),
-            Err(CanonicalError::UnsafeNumber),
-            "1E30 is not safe"
-        );
+        assert_eq!(text(input), Err(CanonicalError::UnsafeNumber), "1E30 is not safe");
         let input = br#"{"numbers":[4.50,2e-3,0.000000000000000000000000001,-0.0],"string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}"#;
         assert_eq!(
             text(input).unwrap(),
@@ -318,10 +306,7 @@ mod tests {
     #[test]
     fn refuses_what_two_readers_may_read_differently() {
         assert_eq!(text(b"{\"a\":1,\"a\":2}"), Err(CanonicalError::Malformed));
-        assert_eq!(
-            text(b"[{\"a\":{\"b\":1,\"b\":1}}]"),
-            Err(CanonicalError::Malformed)
-        );
+        assert_eq!(text(b"[{\"a\":{\"b\":1,\"b\":1}}]"), Err(CanonicalError::Malformed));
         assert_eq!(text(b"9007199254740993"), Err(CanonicalError::UnsafeNumber));
         assert_eq!(text(b"9007199254740992"), Err(CanonicalError::UnsafeNumber));
         assert_eq!(text(b"1e400"), Err(CanonicalError::Malformed));
@@ -334,26 +319,11 @@ mod tests {
 
     #[test]
     fn decode_accepts_canonical_bytes_only() {
-        assert_eq!(
-            decode::<Json>(b"{\"a\":1,\"b\":2}", 64).unwrap().0,
-            json!({"a": 1, "b": 2})
-        );
-        assert_eq!(
-            decode::<Json>(b"{\"b\":2,\"a\":1}", 64),
-            Err(CanonicalError::NotCanonical)
-        );
-        assert_eq!(
-            decode::<Json>(b"{\"a\": 1}", 64),
-            Err(CanonicalError::NotCanonical)
-        );
-        assert_eq!(
-            decode::<Json>(b"1.0", 64),
-            Err(CanonicalError::NotCanonical)
-        );
-        assert_eq!(
-            decode::<Json>(b"\"\\u0041\"", 64),
-            Err(CanonicalError::NotCanonical)
-        );
+        assert_eq!(decode::<Json>(b"{\"a\":1,\"b\":2}", 64).unwrap().0, json!({"a": 1, "b": 2}));
+        assert_eq!(decode::<Json>(b"{\"b\":2,\"a\":1}", 64), Err(CanonicalError::NotCanonical));
+        assert_eq!(decode::<Json>(b"{\"a\": 1}", 64), Err(CanonicalError::NotCanonical));
+        assert_eq!(decode::<Json>(b"1.0", 64), Err(CanonicalError::NotCanonical));
+        assert_eq!(decode::<Json>(b"\"\\u0041\"", 64), Err(CanonicalError::NotCanonical));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

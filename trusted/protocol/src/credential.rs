@@ -63,8 +63,6 @@ impl SealedCredential {
     pub fn verify(&self) -> Result<(), SignatureError> {
         let bytes = Self::signed_bytes(&self.header, &self.encapsulated, &self.ciphertext)
             .map_err(|_| SignatureError)?;
-        self.header
-            .owner
-            .verify(Label::Credential, &bytes, &self.signature)
+        self.header.owner.verify(Label::Credential, &bytes, &self.signature)
     }
 }

@@ -17,9 +17,7 @@ const ID_FORM: &str = "an id is 1 to 63 of a-z, 0-9, _ and -, and begins with a 
 
 fn is_id(text: &str) -> bool {
     let mut bytes = text.bytes();
-    let head = bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let head = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     head && text.len() <= 63
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
@@ -191,20 +189,14 @@ impl core::str::FromStr for Hash {
 
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() {
-            writer.collect_str(self)
-        } else {
-            self.0.serialize(writer)
-        }
+        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
     }
 }
 
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         if reader.is_human_readable() {
-            String::deserialize(reader)?
-                .parse()
-                .map_err(de::Error::custom)
+            String::deserialize(reader)?.parse().map_err(de::Error::custom)
         } else {
             <[u8; 32]>::deserialize(reader).map(Self)
         }
@@ -220,11 +212,7 @@ impl Time {
     pub const MAX: Self = Self(253_402_300_799_999);
 
     pub const fn from_ms(ms: u64) -> Self {
-        if ms > Self::MAX.0 {
-            Self::MAX
-        } else {
-            Self(ms)
-        }
+        if ms > Self::MAX.0 { Self::MAX } else { Self(ms) }
     }
 
     pub const fn ms(self) -> u64 {
@@ -272,30 +260,20 @@ impl core::str::FromStr for Time {
         let nanoseconds = moment.unix_timestamp_nanos();
         let ms = u64::try_from(nanoseconds / 1_000_000).map_err(|_| error)?;
         let exact = nanoseconds % 1_000_000 == 0;
-        if exact && ms <= Self::MAX.0 {
-            Ok(Self(ms))
-        } else {
-            Err(error)
-        }
+        if exact && ms <= Self::MAX.0 { Ok(Self(ms)) } else { Err(error) }
     }
 }
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() {
-            writer.collect_str(self)
-        } else {
-            self.0.serialize(writer)
-        }
+        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
     }
 }
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         if reader.is_human_readable() {
-            String::deserialize(reader)?
-                .parse()
-                .map_err(de::Error::custom)
+            String::deserialize(reader)?.parse().map_err(de::Error::custom)
         } else {
             u64::deserialize(reader).map(Self::from_ms)
         }
@@ -311,17 +289,7 @@ mod tests {
         for good in ["a", "0", "buy_stock", "t-1", &"a".repeat(63)] {
             assert!(AgentId::new(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "_a",
-            "-a",
-            "A",
-            "a.b",
-            "a/b",
-            "ä",
-            "a b",
-            &"a".repeat(64),
-        ] {
+        for bad in ["", "_a", "-a", "A", "a.b", "a/b", "ä", "a b", &"a".repeat(64)] {
             assert!(AgentId::new(bad).is_err(), "{bad}");
         }
     }
@@ -332,12 +300,7 @@ mod tests {
         assert_eq!(time.to_string(), "2026-03-11T10:15:00Z");
         assert_eq!("2026-03-11T10:15:00Z".parse(), Ok(time));
         assert_eq!("2026-03-11T10:15:00.25Z".parse(), Ok(time.plus_ms(250)));
-        for bad in [
-            "",
-            "2026-03-11",
-            "2026-03-11T10:15:00",
-            "1969-12-31T23:59:59Z",
-        ] {
+        for bad in ["", "2026-03-11", "2026-03-11T10:15:00", "1969-12-31T23:59:59Z"] {
             assert!(bad.parse::<Time>().is_err(), "{bad}");
         }
     }
@@ -346,10 +309,7 @@ mod tests {
     fn labels_keep_hashes_apart() {
         assert_ne!(Hash::of_labelled("a", b"bc"), Hash::of_labelled("ab", b"c"));
         let text = Hash::of(b"").to_string();
-        assert_eq!(
-            text,
-            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(text, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(text.parse(), Ok(Hash::of(b"")));
         assert!(text.to_uppercase().parse::<Hash>().is_err());
     }

@@ -129,21 +129,14 @@ impl VerifiedAdmission {
         instance: Hash,
     ) -> Result<Self, AdmissionError> {
         let signed: Signed<AdmissionList> = canonical::decode(bytes, DOCUMENT_BYTES_MAX)?;
-        signed.verify(
-            Label::Admission,
-            &manifest.operators,
-            usize::from(manifest.quorum),
-        )?;
+        signed.verify(Label::Admission, &manifest.operators, usize::from(manifest.quorum))?;
         if signed.payload.instance != instance {
             return Err(AdmissionError::Instance);
         }
         if signed.payload.sandboxes.len() > ADMITTED_SANDBOXES_MAX {
             return Err(AdmissionError::TooMany);
         }
-        Ok(Self {
-            list: signed.payload,
-            hash: Hash::of(bytes),
-        })
+        Ok(Self { list: signed.payload, hash: Hash::of(bytes) })
     }
 
     pub fn hash(&self) -> Hash {
@@ -157,8 +150,6 @@ impl VerifiedAdmission {
     /// The level at which a measurement is admitted.
     pub fn level_of(&self, measurement: Hash) -> Option<SandboxLevel> {
         let mut sandboxes = self.list.sandboxes.iter();
-        sandboxes
-            .find(|admitted| admitted.measurement == measurement)
-            .map(|found| found.level)
+        sandboxes.find(|admitted| admitted.measurement == measurement).map(|found| found.level)
     }
 }

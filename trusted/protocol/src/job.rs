@@ -57,9 +57,7 @@ impl Drop for Job {
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("plan_bytes", &self.plan.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Job").field("plan_bytes", &self.plan.len()).finish_non_exhaustive()
     }
 }
 

@@ -65,8 +65,5 @@ impl Plan {
 /// the nonce can check the params against the record.
 pub fn params_commitment(nonce: &Hash, params: &Json) -> Result<Hash, CanonicalError> {
     let bytes = canonical::encode(params)?;
-    Ok(Hash::of_parts(
-        "toani/v1/params",
-        &[nonce.as_bytes(), &bytes],
-    ))
+    Ok(Hash::of_parts("toani/v1/params", &[nonce.as_bytes(), &bytes]))
 }

@@ -112,9 +112,7 @@ impl Serialize for Es256Key {
 
 impl<'de> Deserialize<'de> for Es256Key {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        String::deserialize(reader)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(reader)?.parse().map_err(de::Error::custom)
     }
 }
 

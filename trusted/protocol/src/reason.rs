@@ -135,10 +135,7 @@ impl Reason {
     }
 
     pub fn from_code(code: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.code() == code)
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 }
 
@@ -158,11 +155,7 @@ mod tests {
     fn codes_are_distinct_and_sentences_are_sentences() {
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(Reason::from_code(reason.code()), Some(*reason));
-            assert!(
-                Reason::ALL[i + 1..]
-                    .iter()
-                    .all(|other| other.code() != reason.code())
-            );
+            assert!(Reason::ALL[i + 1..].iter().all(|other| other.code() != reason.code()));
             assert!(reason.sentence().ends_with('.'), "{reason}");
         }
     }

@@ -272,10 +272,7 @@ impl Record {
 
     /// What is signed: the canonical record with its signature left empty.
     pub fn unsigned_bytes(&self) -> Result<alloc::vec::Vec<u8>, CanonicalError> {
-        let unsigned = Self {
-            chain_signature: Signature([0; 64]),
-            ..self.clone()
-        };
+        let unsigned = Self { chain_signature: Signature([0; 64]), ..self.clone() };
         canonical::encode(&unsigned)
     }
 

@@ -46,10 +46,7 @@ impl ActionRequest {
     /// idempotency key must come with the same intent.
     pub fn intent(&self) -> Result<Hash, CanonicalError> {
         let what = (&self.user, &self.service, &self.action, &self.params);
-        Ok(Hash::of_labelled(
-            "toani/v1/intent",
-            &canonical::encode(&what)?,
-        ))
+        Ok(Hash::of_labelled("toani/v1/intent", &canonical::encode(&what)?))
     }
 }
 

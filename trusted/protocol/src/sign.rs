@@ -131,20 +131,14 @@ impl core::str::FromStr for PublicKey {
 
 impl Serialize for PublicKey {
     fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() {
-            writer.collect_str(self)
-        } else {
-            self.0.serialize(writer)
-        }
+        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
     }
 }
 
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         if reader.is_human_readable() {
-            String::deserialize(reader)?
-                .parse()
-                .map_err(de::Error::custom)
+            String::deserialize(reader)?.parse().map_err(de::Error::custom)
         } else {
             <[u8; 32]>::deserialize(reader).map(Self)
         }
@@ -184,15 +178,10 @@ impl Serialize for Signature {
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         if reader.is_human_readable() {
-            String::deserialize(reader)?
-                .parse()
-                .map_err(de::Error::custom)
+            String::deserialize(reader)?.parse().map_err(de::Error::custom)
         } else {
             let bytes = <Vec<u8>>::deserialize(reader)?;
-            bytes
-                .try_into()
-                .map(Self)
-                .map_err(|_| de::Error::custom("64 bytes"))
+            bytes.try_into().map(Self).map_err(|_| de::Error::custom("64 bytes"))
         }
     }
 }
@@ -256,10 +245,7 @@ impl<T: Serialize> Signed<T> {
         let signature = sign(key, label, &canonical::encode(&payload)?);
         Ok(Self {
             payload,
-            signatures: alloc::vec![KeySignature {
-                key: PublicKey::of(key),
-                signature
-            }],
+            signatures: alloc::vec![KeySignature { key: PublicKey::of(key), signature }],
         })
     }
 
@@ -284,11 +270,7 @@ impl<T: Serialize> Signed<T> {
             key.verify_message(&message, signature)?;
             signers.push(*key);
         }
-        if signers.len() >= quorum {
-            Ok(())
-        } else {
-            Err(SignatureError)
-        }
+        if signers.len() >= quorum { Ok(()) } else { Err(SignatureError) }
     }
 }
 

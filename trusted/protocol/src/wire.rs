@@ -167,15 +167,8 @@ pub enum Command {
 /// Who reads: a signing agent's canonical `ReadRequest` with its signature, or an API key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Read {
-    Signed {
-        request: Vec<u8>,
-        proof: AgentProof,
-    },
-    ApiKey {
-        tenant: TenantId,
-        agent: AgentId,
-        key: String,
-    },
+    Signed { request: Vec<u8>, proof: AgentProof },
+    ApiKey { tenant: TenantId, agent: AgentId, key: String },
 }
 
 /// The enclave's reply to one call.
@@ -191,16 +184,9 @@ pub enum Effect {
     /// Append this record. Indices are without gap; the host keeps their order.
     Append { index: u64, leaf: Vec<u8> },
     /// Keep this under its SHA-256, until `delete_after`.
-    PutBlob {
-        bytes: Vec<u8>,
-        delete_after: Option<Time>,
-    },
+    PutBlob { bytes: Vec<u8>, delete_after: Option<Time> },
     /// Keep this beside the log.
-    PutSalt {
-        tenant: TenantId,
-        day: u64,
-        wrapped: Vec<u8>,
-    },
+    PutSalt { tenant: TenantId, day: u64, wrapped: Vec<u8> },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,7 +222,11 @@ pub enum Answer {
         note: String,
     },
     /// The newest checkpoint, and the tenant's last sequence that it covers.
-    Coverage { note: String, size: u64, last_sequence: u64 },
+    Coverage {
+        note: String,
+        size: u64,
+        last_sequence: u64,
+    },
     /// A canonical `Signed<BundleIndex>`.
     Index {
         index: Vec<u8>,

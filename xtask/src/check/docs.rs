@@ -20,11 +20,7 @@ pub(super) fn links(repo: &Repo) -> Vec<String> {
                 continue;
             }
             let (file, heading) = target.split_once('#').unwrap_or((target, ""));
-            let file = if file.is_empty() {
-                Some(path.to_owned())
-            } else {
-                resolve(path, file)
-            };
+            let file = if file.is_empty() { Some(path.to_owned()) } else { resolve(path, file) };
             let found = file.filter(|file| repo.paths.contains(file));
             let Some(found) = found else {
                 breaches.push(format!("{path} links to {target}, which is not there"));
@@ -35,9 +31,7 @@ pub(super) fn links(repo: &Repo) -> Vec<String> {
                 && !heading.is_empty()
                 && !headings(document).contains(heading)
             {
-                breaches.push(format!(
-                    "{path} links to {target}, a heading that is not there"
-                ));
+                breaches.push(format!("{path} links to {target}, a heading that is not there"));
             }
         }
     }
@@ -68,9 +62,7 @@ fn named_subcommands(text: &str) -> BTreeSet<&str> {
     let calls = text.split("./x ").skip(1);
     calls
         .map(|rest| {
-            let end = rest
-                .find(|c: char| !c.is_ascii_lowercase())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
             rest.get(..end).unwrap_or_default()
         })
         .filter(|name| !name.is_empty())
@@ -127,9 +119,7 @@ fn headings(text: &str) -> BTreeSet<String> {
     lines
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title
-                .chars()
-                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()

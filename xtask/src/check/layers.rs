@@ -11,13 +11,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ("toani-tls", &["toani-protocol"]),
     (
         "toani-enclave",
-        &[
-            "toani-protocol",
-            "toani-policy",
-            "toani-audit",
-            "toani-attestation",
-            "toani-tls",
-        ],
+        &["toani-protocol", "toani-policy", "toani-audit", "toani-attestation", "toani-tls"],
     ),
 ];
 
@@ -49,20 +43,14 @@ const HTTP: &[(&str, &[&str])] = &[
     ("utoipa", &["toani-gateway"]),
     ("utoipa-axum", &["toani-gateway"]),
     ("hyper", &["toani-gateway", "toani-connectors", "toani-cli"]),
-    (
-        "hyper-util",
-        &["toani-gateway", "toani-connectors", "toani-cli"],
-    ),
+    ("hyper-util", &["toani-gateway", "toani-connectors", "toani-cli"]),
 ];
 
 /// Folders of programs that ship. What tests and measures them may link more.
 const SHIPPED: &[&str] = &["host/", "verifier", "management/", "sdk/"];
 
 fn is_below(package: &Package, folder: &str) -> bool {
-    package
-        .folder
-        .as_deref()
-        .is_some_and(|own| own.starts_with(folder))
+    package.folder.as_deref().is_some_and(|own| own.starts_with(folder))
 }
 
 /// `protocol <- policy <- enclave`; `audit`, `attestation` and `tls` need only `protocol`.
@@ -71,9 +59,7 @@ pub(super) fn trusted_layers(repo: &Repo) -> Vec<String> {
     for (_, package) in repo.members().filter(|(_, p)| is_below(p, "trusted/")) {
         let name = &package.name;
         let Some((_, allowed)) = TRUSTED.iter().find(|(known, _)| known == name) else {
-            breaches.push(format!(
-                "{name} is not named in the layers of xtask's check"
-            ));
+            breaches.push(format!("{name} is not named in the layers of xtask's check"));
             continue;
         };
         for needed in repo.direct(package, &[Kind::Normal, Kind::Build]) {

@@ -5,16 +5,8 @@ use spdx::{Expression, LicenseReq, ParseMode};
 use crate::repo::{Package, Repo};
 
 /// Licences that a dependency may be used under.
-const ALLOWED: &[&str] = &[
-    "MIT",
-    "Apache-2.0",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "ISC",
-    "Zlib",
-    "Unicode-3.0",
-    "MPL-2.0",
-];
+const ALLOWED: &[&str] =
+    &["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "MPL-2.0"];
 
 /// The only exception that may come with one of these.
 const ALLOWED_EXCEPTION: &str = "LLVM-exception";
@@ -31,9 +23,7 @@ fn breach_of(package: &Package) -> Option<String> {
     match (&package.source, &package.folder) {
         (None, Some(_)) => {}
         (None, None) => {
-            return Some(format!(
-                "{name} {version} comes from outside the repository"
-            ));
+            return Some(format!("{name} {version} comes from outside the repository"));
         }
         (Some(source), _) if source == REGISTRY => {}
         (Some(source), _) => return Some(format!("{name} {version} comes from {source}")),
@@ -44,12 +34,8 @@ fn breach_of(package: &Package) -> Option<String> {
     // `MIT/Apache-2.0` is an older spelling of OR.
     match Expression::parse_mode(licence, ParseMode::LAX) {
         Ok(expression) if expression.evaluate(is_allowed) => None,
-        Ok(_) => Some(format!(
-            "{name} {version} is under {licence}, which is not allowed"
-        )),
-        Err(_) => Some(format!(
-            "{name} {version} has an unreadable licence: {licence}"
-        )),
+        Ok(_) => Some(format!("{name} {version} is under {licence}, which is not allowed")),
+        Err(_) => Some(format!("{name} {version} has an unreadable licence: {licence}")),
     }
 }
 

@@ -24,39 +24,18 @@ type Invariant = (&'static str, fn(&Repo) -> Vec<String>);
 
 /// All invariants. docs/ARCHITECTURE.md explains them.
 const INVARIANTS: &[Invariant] = &[
-    (
-        "trusted crates need only what stands below them",
-        layers::trusted_layers,
-    ),
-    (
-        "trusted crates reach no runtime and no host",
-        layers::trusted_closure,
-    ),
-    (
-        "one program alone links the enclave",
-        layers::enclave_linked_once,
-    ),
+    ("trusted crates need only what stands below them", layers::trusted_layers),
+    ("trusted crates reach no runtime and no host", layers::trusted_closure),
+    ("one program alone links the enclave", layers::enclave_linked_once),
     ("the verifier needs trusted crates only", layers::verifier),
     ("HTTP servers stay in the gateway", layers::http),
     ("the trusted base is small", layers::trusted_crates),
     ("the trusted base is short", sources::trusted_size),
-    (
-        "trusted sources are no_std and without unsafe code",
-        sources::trusted_attributes,
-    ),
-    (
-        "trusted sources know no clock, file or socket",
-        sources::trusted_words,
-    ),
-    (
-        "unsafe code stands in named files only",
-        sources::unsafe_files,
-    ),
+    ("trusted sources are no_std and without unsafe code", sources::trusted_attributes),
+    ("trusted sources know no clock, file or socket", sources::trusted_words),
+    ("unsafe code stands in named files only", sources::unsafe_files),
     ("every member keeps the workspace's lints", sources::lints),
-    (
-        "proof types have no other constructor than their check",
-        sources::proof_types,
-    ),
+    ("proof types have no other constructor than their check", sources::proof_types),
     ("licences and sources of dependencies", licences::licences),
     ("links in documents resolve", docs::links),
     ("the README documents every subcommand", docs::subcommands),
@@ -71,14 +50,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut broken = 0usize;
     for (name, invariant) in INVARIANTS {
         let breaches = invariant(&repo);
-        println!(
-            "{} {name}",
-            if breaches.is_empty() {
-                "ok    "
-            } else {
-                "BROKEN"
-            }
-        );
+        println!("{} {name}", if breaches.is_empty() { "ok    " } else { "BROKEN" });
         for breach in &breaches {
             println!("       {breach}");
         }
@@ -111,20 +83,9 @@ fn run_format() -> Result<()> {
 }
 
 fn run_clippy() -> Result<()> {
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ])
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
 }
 
 fn run_rustdoc() -> Result<()> {
-    cargo_with(
-        &["doc", "--workspace", "--no-deps", "--quiet"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
-    )
+    cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])
 }

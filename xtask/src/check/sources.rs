@@ -43,13 +43,8 @@ const UNSAFE_FILES: &[&str] = &[
 ];
 
 /// Types whose possession proves a check.
-const PROOF_TYPES: &[&str] = &[
-    "AttestedPeer",
-    "DurableStart",
-    "RedeemedToken",
-    "VerifiedAdmission",
-    "VerifiedPolicy",
-];
+const PROOF_TYPES: &[&str] =
+    &["AttestedPeer", "DurableStart", "RedeemedToken", "VerifiedAdmission", "VerifiedPolicy"];
 
 /// Where key material of tests may stand.
 const TEST_VECTORS: &str = "tests/vectors/";
@@ -61,10 +56,7 @@ fn is_test_path(path: &str) -> bool {
 /// Rust files of the trusted side that are compiled into it.
 fn trusted_files(repo: &Repo) -> Vec<(&str, &str)> {
     let mut test_only = Vec::new();
-    let files: Vec<_> = TRUSTED
-        .iter()
-        .flat_map(|folder| repo.rust_files(folder))
-        .collect();
+    let files: Vec<_> = TRUSTED.iter().flat_map(|folder| repo.rust_files(folder)).collect();
     for (path, text) in &files {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let stem = name.trim_end_matches(".rs");
@@ -74,10 +66,7 @@ fn trusted_files(repo: &Repo) -> Vec<(&str, &str)> {
         }
     }
     let compiled = |path: &str| !is_test_path(path) && !test_only.iter().any(|test| test == path);
-    files
-        .into_iter()
-        .filter(|(path, _)| compiled(path))
-        .collect()
+    files.into_iter().filter(|(path, _)| compiled(path)).collect()
 }
 
 pub(super) fn trusted_size(repo: &Repo) -> Vec<String> {
@@ -85,10 +74,7 @@ pub(super) fn trusted_size(repo: &Repo) -> Vec<String> {
         let text = code_only(&without_tests(text));
         text.lines().filter(|line| !line.trim().is_empty()).count()
     };
-    let lines: usize = trusted_files(repo)
-        .iter()
-        .map(|(_, text)| count(text))
-        .sum();
+    let lines: usize = trusted_files(repo).iter().map(|(_, text)| count(text)).sum();
     if lines < TRUSTED_LINES_MAX {
         return Vec::new();
     }
@@ -112,10 +98,7 @@ pub(super) fn trusted_attributes(repo: &Repo) -> Vec<String> {
         }
     }
     for (_, package) in repo.members() {
-        let trusted = package
-            .folder
-            .as_deref()
-            .filter(|folder| folder.starts_with("trusted/"));
+        let trusted = package.folder.as_deref().filter(|folder| folder.starts_with("trusted/"));
         if let Some(folder) = trusted
             && !repo.files.contains_key(&format!("{folder}/src/lib.rs"))
         {
@@ -177,10 +160,7 @@ pub(super) fn lints(repo: &Repo) -> Vec<String> {
         }
     }
     for (_, package) in repo.members() {
-        let manifest = format!(
-            "{}/Cargo.toml",
-            package.folder.as_deref().unwrap_or_default()
-        );
+        let manifest = format!("{}/Cargo.toml", package.folder.as_deref().unwrap_or_default());
         let text = repo.files.get(&manifest).map_or("", String::as_str);
         let keeps = text.split("[lints]").nth(1).is_some_and(|rest| {
             let mut lines = rest.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -223,10 +203,7 @@ fn breaches_of_proof<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = &
         let end = after.find(['}', ';']).unwrap_or(after.len());
         let body = after.get(..end).unwrap_or_default();
         let derives = words(attributes).any(|(_, word)| conjured.contains(&word));
-        let open = body
-            .find(['{', '('])
-            .and_then(|at| body.get(at..))
-            .unwrap_or_default();
+        let open = body.find(['{', '(']).and_then(|at| body.get(at..)).unwrap_or_default();
         let public = words(open).any(|(_, word)| word == "pub");
         [
             derives.then_some("derives Default or Deserialize"),
@@ -249,11 +226,7 @@ fn words_before_for<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = &'
 
 pub(super) fn private_keys(repo: &Repo) -> Vec<String> {
     // Put together here, so that this file does not hold it.
-    let marks = [
-        "PRIVATE KEY-----",
-        "PRIVATE KEY BLOCK-----",
-        "OPENSSH PRIVATE KEY",
-    ];
+    let marks = ["PRIVATE KEY-----", "PRIVATE KEY BLOCK-----", "OPENSSH PRIVATE KEY"];
     let begin = ["-----", "BEGIN"].concat();
     let mut breaches = Vec::new();
     for (path, text) in &repo.files {

@@ -8,10 +8,8 @@ use crate::repo::{Kind, Package};
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 fn package(name: &str, folder: Option<&str>, needs: &[&str]) -> (String, Package) {
-    let dependencies: BTreeSet<_> = needs
-        .iter()
-        .map(|need| ((*need).to_owned(), Kind::Normal))
-        .collect();
+    let dependencies: BTreeSet<_> =
+        needs.iter().map(|need| ((*need).to_owned(), Kind::Normal)).collect();
     let package = Package {
         name: name.to_owned(),
         version: "1.0.0".to_owned(),
@@ -29,21 +27,9 @@ fn sound() -> Repo {
         ("toani-protocol", "trusted/protocol", &["serde"]),
         ("toani-policy", "trusted/policy", &["toani-protocol"]),
         ("toani-audit", "trusted/audit", &["toani-protocol"]),
-        (
-            "toani-enclave",
-            "trusted/enclave",
-            &["toani-policy", "toani-audit"],
-        ),
-        (
-            "toani-enclave-process",
-            "host/enclave-process",
-            &["toani-enclave"],
-        ),
-        (
-            "toani-gateway",
-            "host/gateway",
-            &["toani-protocol", "axum", "tokio"],
-        ),
+        ("toani-enclave", "trusted/enclave", &["toani-policy", "toani-audit"]),
+        ("toani-enclave-process", "host/enclave-process", &["toani-enclave"]),
+        ("toani-gateway", "host/gateway", &["toani-protocol", "axum", "tokio"]),
         ("toani-audit-log", "host/audit-log", &["toani-protocol"]),
         ("toani-cli", "host/cli", &["toani-gateway", "hyper"]),
         ("toani-verify", "verifier", &["toani-audit"]),
@@ -57,19 +43,14 @@ fn sound() -> Repo {
         repo.packages.extend([package(name, Some(folder), needs)]);
         let root = "#![no_std]\n#![forbid(unsafe_code)]\npub struct VerifiedPolicy { hash: u8 }\n";
         repo = repo
-            .with_file(
-                &format!("{folder}/Cargo.toml"),
-                "[lints]\nworkspace = true\n",
-            )
+            .with_file(&format!("{folder}/Cargo.toml"), "[lints]\nworkspace = true\n")
             .with_file(&format!("{folder}/src/lib.rs"), root);
     }
     for name in ["serde", "axum", "tokio", "hyper"] {
         repo.packages.extend([package(name, None, &[])]);
     }
-    let readme: String = crate::SUBCOMMANDS
-        .iter()
-        .map(|(name, _)| format!("./x {name}\n"))
-        .collect();
+    let readme: String =
+        crate::SUBCOMMANDS.iter().map(|(name, _)| format!("./x {name}\n")).collect();
     repo.with_file(
         "README.md",
         &format!("# Title one\n{readme}[docs](docs/A.md#a-b) [here](#title-one)\n"),
@@ -85,10 +66,7 @@ fn need(repo: &mut Repo, who: &str, kind: Kind, what: &str) {
 /// Asserts that exactly this invariant finds something, and that it says `word`.
 fn breaks(repo: &Repo, invariant: fn(&Repo) -> Vec<String>, word: &str) {
     let breaches = invariant(repo);
-    assert!(
-        breaches.iter().any(|breach| breach.contains(word)),
-        "{word}: {breaches:?}"
-    );
+    assert!(breaches.iter().any(|breach| breach.contains(word)), "{word}: {breaches:?}");
 }
 
 #[test]
@@ -103,27 +81,18 @@ fn a_sound_repository_passes() {
 fn layers_break() {
     let mut repo = sound();
     need(&mut repo, "toani-protocol", Kind::Normal, "toani-policy");
-    breaks(
-        &repo,
-        layers::trusted_layers,
-        "toani-protocol may not need toani-policy",
-    );
+    breaks(&repo, layers::trusted_layers, "toani-protocol may not need toani-policy");
 
     let mut repo = sound();
     need(&mut repo, "toani-audit", Kind::Normal, "toani-policy");
-    breaks(
-        &repo,
-        layers::trusted_layers,
-        "toani-audit may not need toani-policy",
-    );
+    breaks(&repo, layers::trusted_layers, "toani-audit may not need toani-policy");
 
     let mut repo = sound();
     need(&mut repo, "toani-policy", Kind::Dev, "toani-gateway");
     breaks(&repo, layers::trusted_layers, "the tests of toani-policy");
 
     let mut repo = sound();
-    repo.packages
-        .extend([package("toani-new", Some("trusted/new"), &[])]);
+    repo.packages.extend([package("toani-new", Some("trusted/new"), &[])]);
     breaks(&repo, layers::trusted_layers, "toani-new is not named");
 
     let mut repo = sound();
@@ -132,30 +101,18 @@ fn layers_break() {
 
     let mut repo = sound();
     need(&mut repo, "toani-enclave", Kind::Normal, "toani-audit-log");
-    breaks(
-        &repo,
-        layers::trusted_closure,
-        "toani-enclave links toani-audit-log",
-    );
+    breaks(&repo, layers::trusted_closure, "toani-enclave links toani-audit-log");
 }
 
 #[test]
 fn links_break() {
     let mut repo = sound();
     need(&mut repo, "toani-audit-log", Kind::Normal, "toani-enclave");
-    breaks(
-        &repo,
-        layers::enclave_linked_once,
-        "toani-audit-log links toani-enclave",
-    );
+    breaks(&repo, layers::enclave_linked_once, "toani-audit-log links toani-enclave");
 
     let mut repo = sound();
     need(&mut repo, "toani-verify", Kind::Normal, "toani-audit-log");
-    breaks(
-        &repo,
-        layers::verifier,
-        "toani-verify links toani-audit-log",
-    );
+    breaks(&repo, layers::verifier, "toani-verify links toani-audit-log");
 
     let mut repo = sound();
     need(&mut repo, "toani-cli", Kind::Normal, "axum");
@@ -180,10 +137,7 @@ fn the_trusted_base_grows_too_long() {
     let repo = sound().with_file("trusted/enclave/src/long.rs", &long);
     breaks(&repo, sources::trusted_size, "lines of code");
     // Blank lines, comments and tests do not count.
-    let tests = format!(
-        "{}#[cfg(test)]\nmod tests {{\n{long}}}\n",
-        "// why\n\n".repeat(9_000)
-    );
+    let tests = format!("{}#[cfg(test)]\nmod tests {{\n{long}}}\n", "// why\n\n".repeat(9_000));
     let repo = sound()
         .with_file("trusted/enclave/src/long.rs", &tests)
         .with_file("trusted/enclave/tests/long.rs", &long);
@@ -192,15 +146,9 @@ fn the_trusted_base_grows_too_long() {
 
 #[test]
 fn trusted_sources_break() {
-    let repo = sound().with_file(
-        "trusted/policy/src/lib.rs",
-        "#![no_std]\n// #![forbid(unsafe_code)]",
-    );
-    breaks(
-        &repo,
-        sources::trusted_attributes,
-        "lacks #![forbid(unsafe_code)]",
-    );
+    let repo =
+        sound().with_file("trusted/policy/src/lib.rs", "#![no_std]\n// #![forbid(unsafe_code)]");
+    breaks(&repo, sources::trusted_attributes, "lacks #![forbid(unsafe_code)]");
     let repo = sound().with_file("trusted/policy/src/lib.rs", "#![forbid(unsafe_code)]");
     breaks(&repo, sources::trusted_attributes, "lacks #![no_std]");
 
@@ -212,11 +160,7 @@ fn trusted_sources_break() {
         "File::open(x)",
     ] {
         let repo = sound().with_file("trusted/policy/src/more.rs", bad);
-        breaks(
-            &repo,
-            sources::trusted_words,
-            "trusted/policy/src/more.rs says",
-        );
+        breaks(&repo, sources::trusted_words, "trusted/policy/src/more.rs says");
     }
     let repo = sound()
         .with_file(
@@ -230,17 +174,9 @@ fn trusted_sources_break() {
 #[test]
 fn unsafe_code_is_found() {
     let repo = sound().with_file("host/gateway/src/a.rs", "fn f() { unsafe { g() } }");
-    breaks(
-        &repo,
-        sources::unsafe_files,
-        "host/gateway/src/a.rs:1 holds unsafe code",
-    );
+    breaks(&repo, sources::unsafe_files, "host/gateway/src/a.rs:1 holds unsafe code");
     let repo = sound().with_file("host/gateway/src/a.rs", "\n#![allow(unsafe_code)]");
-    breaks(
-        &repo,
-        sources::unsafe_files,
-        "host/gateway/src/a.rs:2 holds unsafe code",
-    );
+    breaks(&repo, sources::unsafe_files, "host/gateway/src/a.rs:2 holds unsafe code");
     let repo = sound().with_file("host/gateway/src/a.rs", "// unsafe\nlet a = \"unsafe\";");
     assert_eq!(sources::unsafe_files(&repo), Vec::<String>::new());
     let repo = sound().with_file("host/gateway/Cargo.toml", "[package]\n");
@@ -253,35 +189,17 @@ fn unsafe_code_is_found() {
 fn proof_types_break() {
     let path = "trusted/policy/src/proof.rs";
     for (bad, word) in [
-        (
-            "pub struct VerifiedPolicy { pub hash: Hash }",
-            "public field",
-        ),
-        (
-            "pub struct VerifiedPolicy(pub(crate) Hash);",
-            "public field",
-        ),
-        (
-            "#[derive(Debug, Deserialize)]\npub struct DurableStart { a: u8 }",
-            "derives",
-        ),
-        (
-            "#[derive(Default)]\n/// Doc.\n#[repr(C)]\nstruct RedeemedToken;",
-            "derives",
-        ),
+        ("pub struct VerifiedPolicy { pub hash: Hash }", "public field"),
+        ("pub struct VerifiedPolicy(pub(crate) Hash);", "public field"),
+        ("#[derive(Debug, Deserialize)]\npub struct DurableStart { a: u8 }", "derives"),
+        ("#[derive(Default)]\n/// Doc.\n#[repr(C)]\nstruct RedeemedToken;", "derives"),
         ("impl Default for VerifiedAdmission { }", "implements"),
-        (
-            "impl<'de> serde::Deserialize<'de> for VerifiedPolicy {}",
-            "implements",
-        ),
+        ("impl<'de> serde::Deserialize<'de> for VerifiedPolicy {}", "implements"),
     ] {
         breaks(&sound().with_file(path, bad), sources::proof_types, word);
     }
     let good = "#[derive(Default)] struct A; #[derive(Debug)] pub struct VerifiedPolicy { a: u8 }\nimpl Default for A {}\n pub struct B { pub c: u8 }";
-    assert_eq!(
-        sources::proof_types(&sound().with_file(path, good)),
-        Vec::<String>::new()
-    );
+    assert_eq!(sources::proof_types(&sound().with_file(path, good)), Vec::<String>::new());
 }
 
 #[test]
@@ -321,22 +239,14 @@ fn licences_break() {
 
 #[test]
 fn documents_break() {
-    for bad in [
-        "[x](nowhere.md)",
-        "[x](../A.md)",
-        "[x](#nothing)",
-        "[x](A.md#c)",
-        "[x]: nowhere.md",
-    ] {
+    for bad in
+        ["[x](nowhere.md)", "[x](../A.md)", "[x](#nothing)", "[x](A.md#c)", "[x]: nowhere.md"]
+    {
         let repo = sound().with_file("docs/B.md", bad);
         breaks(&repo, docs::links, "docs/B.md links to");
     }
     let repo = sound().with_file("README.md", "./x demo ./x test");
-    breaks(
-        &repo,
-        docs::subcommands,
-        "README.md does not document ./x fuzz",
-    );
+    breaks(&repo, docs::subcommands, "README.md does not document ./x fuzz");
     let repo = sound().with_file("docs/B.md", "run `./x deploy`");
     breaks(&repo, docs::subcommands, "docs/B.md names ./x deploy");
 }
@@ -345,11 +255,7 @@ fn documents_break() {
 fn a_private_key_is_found() {
     let key = ["-----", "BEGIN EC ", "PRIVATE KEY-----"].concat();
     let repo = sound().with_file("docs/key.pem", &key);
-    breaks(
-        &repo,
-        sources::private_keys,
-        "docs/key.pem holds a private key",
-    );
+    breaks(&repo, sources::private_keys, "docs/key.pem holds a private key");
     let repo = sound().with_file("tests/vectors/key.pem", &key);
     assert_eq!(sources::private_keys(&repo), Vec::<String>::new());
 }

@@ -37,10 +37,7 @@ pub(crate) struct Maker {
 
 impl Maker {
     pub(crate) fn new() -> Self {
-        Self {
-            links: Links::new(),
-            key: key(),
-        }
+        Self { links: Links::new(), key: key() }
     }
 
     /// Goes on behind leaves that are there.
@@ -88,8 +85,6 @@ impl Maker {
 
     /// The next leaves with their indices.
     pub(crate) fn leaves(&mut self, count: u64) -> Vec<(u64, Vec<u8>)> {
-        (0..count)
-            .map(|_| (self.links.size(), self.leaf()))
-            .collect()
+        (0..count).map(|_| (self.links.size(), self.leaf())).collect()
     }
 }

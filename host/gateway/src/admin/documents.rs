@@ -41,10 +41,7 @@ pub(super) async fn activate_policy(State(plane): Shared, request: Request) -> D
 /// A Signed<PolicyKeyChange>.
 pub(super) async fn change_policy_key(State(plane): Shared, request: Request) -> Done {
     let change = document(request).await?;
-    accepted(&plane, &change, |change| Command::ChangePolicyKey {
-        change,
-    })
-    .await
+    accepted(&plane, &change, |change| Command::ChangePolicyKey { change }).await
 }
 
 /// A SealedCredential. Anything else may be a plaintext one, so it is neither kept nor quoted.
@@ -53,10 +50,7 @@ pub(super) async fn put_credential(State(plane): Shared, request: Request) -> Do
     if SealedCredential::decode(&credential).is_err() {
         return Err(Reason::PlaintextCredential.into());
     }
-    accepted(&plane, &credential, |credential| Command::PutCredential {
-        credential,
-    })
-    .await
+    accepted(&plane, &credential, |credential| Command::PutCredential { credential }).await
 }
 
 #[derive(serde::Deserialize)]
@@ -81,18 +75,8 @@ struct CredentialNamed {
 }
 
 pub(super) async fn revoke_credential(State(plane): Shared, request: Request) -> Done {
-    let CredentialNamed {
-        tenant,
-        namespace,
-        owner,
-        id,
-    } = named(request).await?;
-    let command = Command::RevokeCredential {
-        tenant,
-        namespace,
-        owner,
-        id,
-    };
+    let CredentialNamed { tenant, namespace, owner, id } = named(request).await?;
+    let command = Command::RevokeCredential { tenant, namespace, owner, id };
     done(&plane, command).await
 }
 

@@ -69,11 +69,8 @@ pub(super) async fn export(
     let (bytes, _) = body::read_canonical(request, BODY_BYTES_MAX).await?;
     let wanted: Wanted = serde_json::from_slice(&bytes).map_err(|_| Reason::DocumentMalformed)?;
     let tenant = wanted.tenant.clone();
-    let Answer::Coverage {
-        note,
-        size,
-        last_sequence,
-    } = plane.answer(Command::Cover { tenant }).await?
+    let Answer::Coverage { note, size, last_sequence } =
+        plane.answer(Command::Cover { tenant }).await?
     else {
         return Err(plane.broken());
     };
@@ -112,9 +109,7 @@ fn collect(
 ) -> Result<Draft, ExportError> {
     let log = plane.log();
     let mut draft = Draft::new(plane.manifest(), note)?;
-    let count = last_sequence
-        .saturating_sub(wanted.from_sequence)
-        .saturating_add(1);
+    let count = last_sequence.saturating_sub(wanted.from_sequence).saturating_add(1);
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     if count > RECORDS_MAX {
         return Err(DraftError::TooLarge.into());
@@ -125,11 +120,7 @@ fn collect(
         let leaf = log.leaf(index)?.ok_or(ExportError::Record)?;
         let record = Record::decode(&leaf).map_err(|_| ExportError::Record)?;
         let proof = log.inclusion_proof(index, size)?;
-        draft.record(&Entry {
-            index,
-            leaf: &leaf,
-            proof: &proof,
-        })?;
+        draft.record(&Entry { index, leaf: &leaf, proof: &proof })?;
         if record.kind == RecordKind::Finished
             && let Some(execution) = record.about.execution_id
             && let Some(hash) = record.about.execution_receipt

@@ -63,9 +63,7 @@ pub(super) async fn policies(
 ) -> Result<Json<Value>, Problem> {
     plane.lists_are_current().await;
     let rows = plane.keep().policies(of.tenant).await;
-    Ok(Json(
-        json!({ "policies": rows.map_err(|_| Problem::busy())? }),
-    ))
+    Ok(Json(json!({ "policies": rows.map_err(|_| Problem::busy())? })))
 }
 
 pub(super) async fn credentials(
@@ -74,9 +72,7 @@ pub(super) async fn credentials(
 ) -> Result<Json<Value>, Problem> {
     plane.lists_are_current().await;
     let rows = plane.keep().credentials(of.tenant).await;
-    Ok(Json(
-        json!({ "credentials": rows.map_err(|_| Problem::busy())? }),
-    ))
+    Ok(Json(json!({ "credentials": rows.map_err(|_| Problem::busy())? })))
 }
 
 /// Executions, newest first.
@@ -87,9 +83,7 @@ pub(super) async fn executions(
     plane.lists_are_current().await;
     let limit = of.limit.unwrap_or(ROWS);
     let rows = plane.keep().executions(of.tenant, of.before, limit).await;
-    Ok(Json(
-        json!({ "executions": rows.map_err(|_| Problem::busy())? }),
-    ))
+    Ok(Json(json!({ "executions": rows.map_err(|_| Problem::busy())? })))
 }
 
 /// The actions that wait for people, oldest first.
@@ -98,13 +92,8 @@ pub(super) async fn approvals(
     Query(of): Query<OfTenant>,
 ) -> Result<Json<Value>, Problem> {
     plane.lists_are_current().await;
-    let rows = plane
-        .keep()
-        .waiting(of.tenant, of.limit.unwrap_or(ROWS))
-        .await;
-    Ok(Json(
-        json!({ "approvals": rows.map_err(|_| Problem::busy())? }),
-    ))
+    let rows = plane.keep().waiting(of.tenant, of.limit.unwrap_or(ROWS)).await;
+    Ok(Json(json!({ "approvals": rows.map_err(|_| Problem::busy())? })))
 }
 
 /// A document that a record names: a policy, an admission list.

@@ -83,10 +83,5 @@ fn shown(status: ActionStatus) -> Result<Response, Problem> {
         ActionState::Token { .. } | ActionState::Executed { .. } => StatusCode::OK,
     };
     let place = format!("/v1/actions/{action}");
-    Ok((
-        code,
-        [(header::LOCATION, place)],
-        Json(ActionView::from(status)),
-    )
-        .into_response())
+    Ok((code, [(header::LOCATION, place)], Json(ActionView::from(status))).into_response())
 }

@@ -63,11 +63,7 @@ pub(super) async fn answer(
     if evidence.action_id.as_str() != id {
         return Err(Reason::DocumentMalformed.into());
     }
-    match api
-        .plane
-        .answer(Command::Approve { evidence: bytes })
-        .await?
-    {
+    match api.plane.answer(Command::Approve { evidence: bytes }).await? {
         Answer::Approval { status } => Ok(Json(status.into())),
         _ => Err(api.plane.broken()),
     }

@@ -52,10 +52,8 @@ pub(super) async fn execute(
     match running.await.map_err(|_| api.plane.broken())?? {
         Executed::Now(execution, finished) => {
             let place = format!("/v1/executions/{execution}");
-            let headers = [
-                (header::CONTENT_TYPE, "application/json".to_owned()),
-                (header::LOCATION, place),
-            ];
+            let headers =
+                [(header::CONTENT_TYPE, "application/json".to_owned()), (header::LOCATION, place)];
             Ok((headers, finished.result).into_response())
         }
         Executed::Before(earlier) => {
@@ -82,11 +80,7 @@ async fn replayed(api: &Api, earlier: Earlier, read: Option<Read>) -> Result<Res
         outcome: outcome.code().to_owned(),
     };
     let place = format!("/v1/executions/{}", earlier.execution);
-    Ok((
-        [(REPLAYED, "true".to_owned()), (header::LOCATION, place)],
-        Json(summary),
-    )
-        .into_response())
+    Ok(([(REPLAYED, "true".to_owned()), (header::LOCATION, place)], Json(summary)).into_response())
 }
 
 /// The result of an execution, for its agent alone.
@@ -118,11 +112,7 @@ pub(super) async fn look(
             execution_id: id,
             outcome: found.outcome.unwrap_or_else(|| "running".to_owned()),
         };
-        let status = if found.ended.is_some() {
-            StatusCode::OK
-        } else {
-            StatusCode::ACCEPTED
-        };
+        let status = if found.ended.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
         return Ok((status, Json(summary)).into_response());
     };
     let result = open(&api, &execution, blob, read).await?;
@@ -136,12 +126,7 @@ async fn open(
     blob: Hash,
     read: Read,
 ) -> Result<Vec<u8>, Problem> {
-    let sealed = api
-        .plane
-        .keep()
-        .blob(blob)
-        .await
-        .map_err(|_| Problem::busy())?;
+    let sealed = api.plane.keep().blob(blob).await.map_err(|_| Problem::busy())?;
     let command = Command::Open {
         execution: execution.clone(),
         blob: sealed.ok_or(Reason::ExecutionNotFound)?,

@@ -38,9 +38,7 @@ pub(super) async fn instance(State(api): State<Api>) -> Result<Json<InstanceView
 
 pub(crate) fn view(plane: &Plane, facts: Facts) -> Result<InstanceView, Problem> {
     let manifest = plane.manifest();
-    let log_origin = Manifest::decode(manifest)
-        .map_err(|_| Reason::Internal)?
-        .log_origin;
+    let log_origin = Manifest::decode(manifest).map_err(|_| Reason::Internal)?.log_origin;
     Ok(InstanceView {
         manifest: serde_json::from_slice(manifest).map_err(|_| Reason::Internal)?,
         instance: facts.instance.to_string(),
@@ -78,9 +76,7 @@ pub(super) async fn policies(
     let tenant = TenantId::new(&of.tenant).map_err(|_| Reason::TenantUnknown)?;
     api.plane.lists_are_current().await;
     let policies = api.plane.keep().policies(Some(tenant)).await;
-    Ok(Json(
-        json!({ "policies": policies.map_err(|_| Problem::busy())? }),
-    ))
+    Ok(Json(json!({ "policies": policies.map_err(|_| Problem::busy())? })))
 }
 
 /// The tenant's sealed credentials, by name; nobody can read one out.
@@ -100,9 +96,7 @@ pub(super) async fn credentials(
     let tenant = TenantId::new(&of.tenant).map_err(|_| Reason::TenantUnknown)?;
     api.plane.lists_are_current().await;
     let credentials = api.plane.keep().credentials(Some(tenant)).await;
-    Ok(Json(
-        json!({ "credentials": credentials.map_err(|_| Problem::busy())? }),
-    ))
+    Ok(Json(json!({ "credentials": credentials.map_err(|_| Problem::busy())? })))
 }
 
 /// No credential comes in here, plain or sealed; the refusal says where.
@@ -113,9 +107,7 @@ pub(super) async fn credentials(
 )]
 pub(super) async fn no_credential(request: Request) -> Problem {
     let body = body::read_json(request, ask::BODY_BYTES_MAX).await;
-    let value = body
-        .ok()
-        .and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+    let value = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok());
     let plain = value.is_some_and(|value| {
         ask::holds_credential(&value) || value.get("value").is_some_and(|value| !value.is_null())
     });
@@ -151,7 +143,5 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Value>, Problem
     if !api.plane.sandbox().is_connected() {
         return Err(Reason::SandboxUnavailable.into());
     }
-    Ok(Json(
-        json!({ "status": "ready", "boot": api.plane.facts().boot }),
-    ))
+    Ok(Json(json!({ "status": "ready", "boot": api.plane.facts().boot })))
 }

@@ -48,18 +48,12 @@ pub(crate) struct Limits {
 impl Api {
     fn here(&self) -> Here {
         let facts = self.plane.facts();
-        Here {
-            instance: facts.instance,
-            boot: facts.boot.clone(),
-        }
+        Here { instance: facts.instance, boot: facts.boot.clone() }
     }
 
     fn admit(&self, asked: &Asked) -> Result<(), Problem> {
         let agent = (asked.tenant.clone(), asked.agent.clone());
-        self.limits
-            .agents
-            .take(agent, Instant::now())
-            .map_err(too_fast)
+        self.limits.agents.take(agent, Instant::now()).map_err(too_fast)
     }
 }
 
@@ -107,10 +101,7 @@ pub(crate) fn router(plane: Arc<Plane>, limits: Arc<Limits>) -> Router {
         .route(
             "/openapi.json",
             get(move || async move {
-                (
-                    [(header::CONTENT_TYPE, "application/json")],
-                    document.to_string(),
-                )
+                ([(header::CONTENT_TYPE, "application/json")], document.to_string())
             }),
         )
         .fallback(async || {
@@ -140,11 +131,7 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
         let detail = "The Host header must name this machine: localhost, 127.0.0.1 or [::1].";
         return Problem::new(status, "host", detail).into_response();
     }
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .copied()
-        .unwrap_or(Peer::Owner);
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Owner);
     if let Err(empty) = api.limits.peers.take(peer, Instant::now()) {
         return too_fast(empty).into_response();
     }

@@ -95,16 +95,10 @@ impl From<ActionStatus> for ActionView {
             execution_id: None,
         };
         match status.state {
-            ActionState::Token { token, expires } => Self {
-                token: Some(token),
-                expires_at: Some(expires.to_string()),
-                ..view
-            },
-            ActionState::Pending {
-                approved,
-                threshold,
-                expires,
-            } => Self {
+            ActionState::Token { token, expires } => {
+                Self { token: Some(token), expires_at: Some(expires.to_string()), ..view }
+            }
+            ActionState::Pending { approved, threshold, expires } => Self {
                 state: "pending",
                 approved: Some(approved),
                 threshold: Some(threshold),
@@ -117,11 +111,9 @@ impl From<ActionStatus> for ActionView {
                 detail: Some(reason.sentence()),
                 ..view
             },
-            ActionState::Executed { execution } => Self {
-                state: "executed",
-                execution_id: Some(execution.to_string()),
-                ..view
-            },
+            ActionState::Executed { execution } => {
+                Self { state: "executed", execution_id: Some(execution.to_string()), ..view }
+            }
         }
     }
 }
@@ -151,10 +143,9 @@ pub(crate) struct ApprovalView {
 impl From<ApprovalStatus> for ApprovalView {
     fn from(status: ApprovalStatus) -> Self {
         let (status, counts) = match status {
-            ApprovalStatus::Counted {
-                approved,
-                threshold,
-            } => ("counted", Some((approved, threshold))),
+            ApprovalStatus::Counted { approved, threshold } => {
+                ("counted", Some((approved, threshold)))
+            }
             ApprovalStatus::Approved => ("approved", None),
             ApprovalStatus::Denied => ("denied", None),
         };

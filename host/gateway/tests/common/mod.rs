@@ -139,11 +139,7 @@ impl Running {
             is_ready.send(ready).unwrap();
         }));
         match tokio::time::timeout(LIMIT, ready).await.unwrap() {
-            Ok(ready) => Self {
-                ready,
-                stop: Some(stop),
-                served,
-            },
+            Ok(ready) => Self { ready, stop: Some(stop), served },
             Err(_) => panic!("{:?}", served.await),
         }
     }
@@ -154,11 +150,7 @@ impl Running {
     }
 
     pub async fn exit(&mut self) -> Exit {
-        tokio::time::timeout(LIMIT, &mut self.served)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout(LIMIT, &mut self.served).await.unwrap().unwrap().unwrap()
     }
 
     pub async fn ask(
@@ -190,10 +182,7 @@ impl Running {
     pub async fn until_execution(&self, field: &str, value: &str) {
         let end = Instant::now() + LIMIT;
         loop {
-            let rows = self
-                .administer("GET", "/admin/v1/executions", None)
-                .await
-                .json();
+            let rows = self.administer("GET", "/admin/v1/executions", None).await.json();
             if rows["executions"][0][field] == value {
                 return;
             }
@@ -229,13 +218,9 @@ impl Running {
         let facts = self.ask("GET", "/v1/instance", &[], None).await.json();
         let id = facts["instance"].as_str().unwrap();
         let admission = instance.admission(id);
-        let put = self
-            .administer("PUT", "/admin/v1/admission", Some(&admission))
-            .await;
+        let put = self.administer("PUT", "/admin/v1/admission", Some(&admission)).await;
         assert_eq!(put.status, 200, "{put:?}");
-        let put = self
-            .administer("PUT", "/admin/v1/policies", Some(policy))
-            .await;
+        let put = self.administer("PUT", "/admin/v1/policies", Some(policy)).await;
         assert_eq!(put.status, 200, "{put:?}");
         self.until("/readyz", 200).await;
     }
@@ -279,19 +264,10 @@ async fn talk(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, bytes: &[u8
     // The other side may answer and close before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut all = Vec::new();
-    let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut all))
-        .await
-        .unwrap();
-    let at = all
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .unwrap_or(all.len());
+    let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut all)).await.unwrap();
+    let at = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(all.len());
     let head = String::from_utf8_lossy(&all[..at]).into_owned();
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(0);
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     let body = all.get(at + 4..).unwrap_or_default().to_vec();
     Answer { status, head, body }
 }
@@ -322,10 +298,7 @@ pub fn request(action: &str) -> Value {
 }
 
 pub fn with_key(key: &str) -> [(&'static str, String); 2] {
-    [
-        ("Authorization", format!("Bearer {API_KEY}")),
-        ("Idempotency-Key", key.to_owned()),
-    ]
+    [("Authorization", format!("Bearer {API_KEY}")), ("Idempotency-Key", key.to_owned())]
 }
 
 /// Ends the child of this test whose command line holds both words.

@@ -65,11 +65,7 @@ pub fn launcher() -> anyhow::Result<()> {
     let launcher = Launcher {
         control: rustix::stdio::stdin().try_clone_to_owned()?,
         connector: rustix::stdio::stdout().try_clone_to_owned()?,
-        null: File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?
-            .into(),
+        null: File::options().read(true).write(true).open("/dev/null")?.into(),
         filter: seccomp::filter(EXEC_FD)?,
     };
     while let Some(order) = Order::receive(launcher.control.as_fd())? {
@@ -179,10 +175,7 @@ fn map_user(user: u32, group: u32) -> std::io::Result<()> {
 }
 
 fn write_to(path: &str, text: &str) -> std::io::Result<()> {
-    File::options()
-        .write(true)
-        .open(path)?
-        .write_all(text.as_bytes())
+    File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
 /// A root with nothing in it, to which nothing can be added, and no way back to the old one.
@@ -192,13 +185,7 @@ fn empty_root() -> rustix::io::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(
-        "none",
-        HERE,
-        "tmpfs",
-        flags,
-        c"size=4k,nr_inodes=1,mode=0555",
-    )?;
+    mount("none", HERE, "tmpfs", flags, c"size=4k,nr_inodes=1,mode=0555")?;
     chdir(HERE)?;
     // With both the same, the old root ends up on top of the new one, and is taken off.
     pivot_root(".", ".")?;
@@ -223,10 +210,7 @@ fn limit(limits: Limits) -> rustix::io::Result<()> {
         (Resource::Sigpending, 0),
         (Resource::Rtprio, 0),
     ] {
-        let rlimit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
+        let rlimit = Rlimit { current: Some(most), maximum: Some(most) };
         setrlimit(resource, rlimit)?;
     }
     Ok(())

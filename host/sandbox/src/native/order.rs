@@ -60,10 +60,7 @@ pub(super) struct Order {
 
 impl Order {
     pub(super) fn send(&self, control: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let Limits {
-            memory_mib,
-            processes,
-        } = self.limits;
+        let Limits { memory_mib, processes } = self.limits;
         let [a, b, c, d] = memory_mib.to_le_bytes();
         let [e, f, g, h] = processes.to_le_bytes();
         let fds = [self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
@@ -137,12 +134,7 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix:
     if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
     }
-    sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

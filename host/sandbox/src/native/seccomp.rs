@@ -62,16 +62,8 @@ pub(super) fn filter(exec_fd: i32) -> Result<BpfProgram, FilterError> {
     rules.insert(libc::SYS_mprotect, vec![all(vec![not_executable()?])?]);
     // To read limits, not to set them.
     rules.insert(libc::SYS_prlimit64, vec![all(vec![pointer(2, 0)?])?]);
-    rules.insert(
-        libc::SYS_prctl,
-        vec![all(vec![is(0, libc::PR_SET_DUMPABLE)?, is(1, 0)?])?],
-    );
-    let commands = [
-        libc::F_DUPFD_CLOEXEC,
-        libc::F_GETFD,
-        libc::F_GETFL,
-        libc::F_SETFL,
-    ];
+    rules.insert(libc::SYS_prctl, vec![all(vec![is(0, libc::PR_SET_DUMPABLE)?, is(1, 0)?])?]);
+    let commands = [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_GETFL, libc::F_SETFL];
     rules.insert(libc::SYS_fcntl, any_of(1, &commands)?);
     // Non-blocking and time limits, for the door.
     let set_nonblocking = libc::FIONBIO;

@@ -121,8 +121,7 @@ impl<T> At<T> for Result<T, Errno> {
 
 impl<T> At<T> for std::io::Result<T> {
     fn at(self, step: Step) -> Result<T, StepFailed> {
-        self.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .at(step)
+        self.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)).at(step)
     }
 }
 
@@ -141,13 +140,7 @@ mod tests {
 
     #[test]
     fn an_error_says_what_to_allow() {
-        let text = StepFailed {
-            step: Step::UserNamespace,
-            errno: Errno::PERM,
-        };
-        assert!(
-            text.to_string()
-                .contains("kernel.unprivileged_userns_clone")
-        );
+        let text = StepFailed { step: Step::UserNamespace, errno: Errno::PERM };
+        assert!(text.to_string().contains("kernel.unprivileged_userns_clone"));
     }
 }

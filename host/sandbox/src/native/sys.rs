@@ -65,19 +65,9 @@ pub(super) fn place(fd: impl AsFd, number: i32, close_on_exec: bool) -> io::Resu
 /// Marks all descriptors from `first` on to be closed by the next exec.
 pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: takes numbers and touches no memory; nothing is closed yet.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Executes what stands behind descriptor `fd`, with one argument and no environment. Returns
@@ -102,11 +92,7 @@ pub(super) fn execute(fd: i32, name: &CStr) -> io::Error {
 
 /// Whether the kernel is to reap our children by itself, or to keep them for us.
 pub(super) fn reap_children(automatically: bool) -> io::Result<()> {
-    let action = if automatically {
-        libc::SIG_IGN
-    } else {
-        libc::SIG_DFL
-    };
+    let action = if automatically { libc::SIG_IGN } else { libc::SIG_DFL };
     // SAFETY: neither of the two dispositions is a function of ours.
     if unsafe { libc::signal(libc::SIGCHLD, action) } == libc::SIG_ERR {
         Err(io::Error::last_os_error())

@@ -113,10 +113,7 @@ struct Held<const N: usize> {
 
 impl<const N: usize> Default for Held<N> {
     fn default() -> Self {
-        Self {
-            bytes: [0; N],
-            length: 0,
-        }
+        Self { bytes: [0; N], length: 0 }
     }
 }
 

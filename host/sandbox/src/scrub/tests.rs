@@ -41,13 +41,7 @@ fn encodings(text: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("percent all lower", percent(secret, false, true)),
         ("json", json(text, false)),
         ("json all", json(text, true)),
-        (
-            "percent in json",
-            json(
-                &String::from_utf8(percent(secret, true, true)).unwrap(),
-                true,
-            ),
-        ),
+        ("percent in json", json(&String::from_utf8(percent(secret, true, true)).unwrap(), true)),
     ];
     for skip in 0..4 {
         let around = [&vec![b'~'; skip], secret, b"?!"].concat();
@@ -56,17 +50,11 @@ fn encodings(text: &str) -> Vec<(&'static str, Vec<u8>)> {
             all.push(("base64", STANDARD.encode(part).into_bytes()));
             all.push(("base64 unpadded", STANDARD_NO_PAD.encode(part).into_bytes()));
             all.push(("base64url", URL_SAFE.encode(part).into_bytes()));
-            all.push((
-                "base64 in URL",
-                percent(STANDARD.encode(part).as_bytes(), true, false),
-            ));
+            all.push(("base64 in URL", percent(STANDARD.encode(part).as_bytes(), true, false)));
             let escaped = STANDARD.encode(part).replace('/', "\\/");
             all.push(("base64 in JSON", escaped.into_bytes()));
             let lines = STANDARD.encode(part).into_bytes();
-            all.push((
-                "base64 in lines",
-                lines.chunks(5).collect::<Vec<_>>().join(&b"\r\n"[..]),
-            ));
+            all.push(("base64 in lines", lines.chunks(5).collect::<Vec<_>>().join(&b"\r\n"[..])));
         }
     }
     all
@@ -74,20 +62,12 @@ fn encodings(text: &str) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn every_named_encoding_is_seen() {
-    for text in [
-        "s3cr",
-        "tok_Ab/+?=&%\"\\ 42",
-        "pässwörd\u{1f600}\u{7}",
-        "????>>>>~~~~",
-    ] {
+    for text in ["s3cr", "tok_Ab/+?=&%\"\\ 42", "pässwörd\u{1f600}\u{7}", "????>>>>~~~~"] {
         for (name, encoded) in encodings(text) {
             let body = [b"{\"a\":\"".as_slice(), &encoded, b"\"}"].concat();
             assert!(seen(text.as_bytes(), None, &[&body]), "{name} of {text}");
             let single: Vec<_> = body.chunks(1).collect();
-            assert!(
-                seen(text.as_bytes(), None, &single),
-                "{name} of {text}, byte by byte"
-            );
+            assert!(seen(text.as_bytes(), None, &single), "{name} of {text}, byte by byte");
         }
     }
 }
@@ -97,11 +77,9 @@ fn parts_that_are_secrets_alone_are_seen() {
     let basic = Some(&Injection::Basic);
     let credential = b"user:pass:word";
     let header = STANDARD.encode(credential);
-    for body in [
-        b"pass:word".as_slice(),
-        STANDARD.encode("pass:word").as_bytes(),
-        header.as_bytes(),
-    ] {
+    for body in
+        [b"pass:word".as_slice(), STANDARD.encode("pass:word").as_bytes(), header.as_bytes()]
+    {
         assert!(seen(credential, basic, &[body]));
     }
     assert!(!seen(credential, basic, &[b"the user is known"]));
@@ -120,11 +98,7 @@ fn short_secrets_are_not_searched_for() {
 fn what_is_not_the_secret_passes() {
     let body = br#"{"balance":"1024.50","currency":"EUR","note":"100% of \u0041"}"#;
     assert!(!seen(b"tok_live_123456", None, &[body]));
-    assert!(!seen(
-        b"tok_live_123456",
-        None,
-        &[b"tok_live_", b"12345", b"7"]
-    ));
+    assert!(!seen(b"tok_live_123456", None, &[b"tok_live_", b"12345", b"7"]));
 }
 
 proptest! {

@@ -42,15 +42,7 @@ fn static_program(package: &str, name: &str) -> PathBuf {
     let profile_folder = supervisor.parent().unwrap();
     let target = profile_folder.parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
-    build.args([
-        "rustc",
-        "--quiet",
-        "-p",
-        package,
-        "--bin",
-        name,
-        "--target-dir",
-    ]);
+    build.args(["rustc", "--quiet", "-p", package, "--bin", name, "--target-dir"]);
     build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_folder.ends_with("release") {
         build.arg("--release");
@@ -73,23 +65,16 @@ fn static_program(package: &str, name: &str) -> PathBuf {
 
 pub(crate) fn connector() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| static_program("toani-connectors", "toani-connector"))
-        .clone()
+    BUILT.get_or_init(|| static_program("toani-connectors", "toani-connector")).clone()
 }
 
 pub(crate) fn probe() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| static_program("toani-sandbox", "toani-probe"))
-        .clone()
+    BUILT.get_or_init(|| static_program("toani-sandbox", "toani-probe")).clone()
 }
 
 pub(crate) fn paths(connector: PathBuf) -> SupervisorPaths {
-    SupervisorPaths {
-        supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(),
-        connector,
-    }
+    SupervisorPaths { supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(), connector }
 }
 
 /// A supervisor and what the enclave knows about it.
@@ -102,11 +87,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn new(paths: SupervisorPaths) -> Self {
         let (client, hello) = SupervisorClient::spawn(&paths).await.unwrap();
-        Self {
-            client,
-            hello,
-            next: AtomicU32::new(1),
-        }
+        Self { client, hello, next: AtomicU32::new(1) }
     }
 
     pub(crate) async fn connector() -> Self {
@@ -121,10 +102,7 @@ impl Bench {
             execution: ExecutionId::from_random(u128::from(number).to_le_bytes()),
             jti: Hash::of(&number.to_le_bytes()),
         };
-        let job = Job {
-            plan: plan.seal().unwrap().0,
-            credential: credential.to_vec(),
-        };
+        let job = Job { plan: plan.seal().unwrap().0, credential: credential.to_vec() };
         seal(&self.hello.key, &header, &job)
     }
 
@@ -164,10 +142,7 @@ pub(crate) struct Opener {
 impl Opener {
     pub(crate) fn open(&self, outcome: &SealedOutcome) -> JobOutcome {
         let cipher = Aes256Gcm::new_from_slice(&self.key).unwrap();
-        let payload = Payload {
-            msg: &outcome.ciphertext,
-            aad: &self.aad,
-        };
+        let payload = Payload { msg: &outcome.ciphertext, aad: &self.aad };
         let plaintext = cipher.decrypt(&Nonce::from([0; 12]), payload).unwrap();
         wire::decode(&plaintext, 16 << 20).unwrap()
     }
@@ -219,11 +194,7 @@ pub(crate) fn plan(port: u16, pin: Hash, path: &str, injection: Option<Injection
     Plan {
         connector: Connector::DirectApi,
         method: Method::Get,
-        endpoint: Endpoint {
-            host: "localhost".into(),
-            port,
-            private: true,
-        },
+        endpoint: Endpoint { host: "localhost".into(), port, private: true },
         path: path.into(),
         query: Vec::new(),
         headers: Default::default(),
@@ -231,11 +202,7 @@ pub(crate) fn plan(port: u16, pin: Hash, path: &str, injection: Option<Injection
         injection,
         tls: TlsTrust::SpkiSha256(vec![pin]),
         success: None,
-        class: Class {
-            timeout_ms: 20_000,
-            response_bytes_max: 256 * 1024,
-            ..Class::default()
-        },
+        class: Class { timeout_ms: 20_000, response_bytes_max: 256 * 1024, ..Class::default() },
         nonce: Hash::of(b"nonce"),
     }
 }

@@ -51,12 +51,7 @@ pub(crate) struct Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self {
-            name: "localhost",
-            expired: false,
-            issued: false,
-            stolen: false,
-        }
+        Self { name: "localhost", expired: false, issued: false, stolen: false }
     }
 }
 
@@ -79,11 +74,7 @@ fn certificate(
         params.self_signed(&key).unwrap()
     };
     let pin = Hash::of(&rcgen::PublicKeyData::subject_public_key_info(&key));
-    let own = if identity.stolen {
-        rcgen::KeyPair::generate().unwrap()
-    } else {
-        key
-    };
+    let own = if identity.stolen { rcgen::KeyPair::generate().unwrap() } else { key };
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.serialize_der()));
     (vec![cert.der().clone()], key, pin)
 }
@@ -190,9 +181,7 @@ async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 
 /// The credential, from wherever it stands.
 fn secret(request: &str) -> String {
-    let bearer = request
-        .lines()
-        .find_map(|l| l.strip_prefix("authorization: Bearer "));
+    let bearer = request.lines().find_map(|l| l.strip_prefix("authorization: Bearer "));
     bearer.unwrap_or_default().to_owned()
 }
 
@@ -227,11 +216,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &st
             return;
         }
         "/announced" => {
-            return write(
-                stream,
-                b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\nx",
-            )
-            .await;
+            return write(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\nx").await;
         }
         "/slow" => {
             // Until the other side gives up.
@@ -245,11 +230,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &st
         "/echo/url" => bytes.iter().map(|byte| format!("%{byte:02X}")).collect(),
         "/echo/json" => bytes.iter().map(|byte| format!("\\u{byte:04x}")).collect(),
         "/echo/chunks" => {
-            write(
-                stream,
-                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-            )
-            .await;
+            write(stream, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
             for byte in bytes {
                 write(stream, &[b'1', b'\r', b'\n', *byte, b'\r', b'\n']).await;
             }

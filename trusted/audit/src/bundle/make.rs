@@ -74,8 +74,7 @@ impl Draft {
             return Err(DraftError::Index);
         }
         let record = Record::decode(entry.leaf)?;
-        self.policies
-            .extend(record.about.policy.map(|policy| policy.hash));
+        self.policies.extend(record.about.policy.map(|policy| policy.hash));
         if record.admission != Hash::ZERO {
             self.admissions.insert(record.admission);
         }
@@ -88,13 +87,9 @@ impl Draft {
     /// of them is refused.
     pub fn missing(&self) -> Vec<Hash> {
         let policies = self.policies.iter().map(|hash| FileKind::Policy(*hash));
-        let admissions = self
-            .admissions
-            .iter()
-            .map(|hash| FileKind::Admission(*hash));
-        let absent = policies
-            .chain(admissions)
-            .filter(|kind| !self.files.contains_key(&kind.name()));
+        let admissions = self.admissions.iter().map(|hash| FileKind::Admission(*hash));
+        let absent =
+            policies.chain(admissions).filter(|kind| !self.files.contains_key(&kind.name()));
         absent
             .filter_map(|kind| match kind {
                 FileKind::Policy(hash) | FileKind::Admission(hash) => Some(hash),
@@ -131,10 +126,8 @@ impl Draft {
     }
 
     fn put(&mut self, kind: &FileKind, bytes: &[u8]) -> Result<(), DraftError> {
-        self.bytes = self
-            .bytes
-            .saturating_add(bytes.len().next_multiple_of(512))
-            .saturating_add(512);
+        self.bytes =
+            self.bytes.saturating_add(bytes.len().next_multiple_of(512)).saturating_add(512);
         let room = BUNDLE_BYTES_MAX.saturating_sub(INDEX_BYTES_MAX);
         if self.bytes > room || self.files.len() >= FILES_MAX {
             return Err(DraftError::TooLarge);
@@ -153,9 +146,8 @@ impl Draft {
         made_at: Time,
     ) -> Result<Vec<u8>, DraftError> {
         let entries = self.files.iter();
-        let files: BTreeMap<String, FileEntry> = entries
-            .map(|(name, bytes)| (name.clone(), FileEntry::of(bytes)))
-            .collect();
+        let files: BTreeMap<String, FileEntry> =
+            entries.map(|(name, bytes)| (name.clone(), FileEntry::of(bytes))).collect();
         let checkpoint = files.get(super::CHECKPOINT_NAME);
         let index = BundleIndex {
             format: BundleFormat::V1,

@@ -86,10 +86,7 @@ pub struct FileEntry {
 
 impl FileEntry {
     fn of(bytes: &[u8]) -> Self {
-        Self {
-            sha256: Hash::of(bytes),
-            bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-        }
+        Self { sha256: Hash::of(bytes), bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX) }
     }
 }
 
@@ -237,17 +234,11 @@ impl BundleError {
     }
 
     fn of(problem: Problem) -> Self {
-        Self {
-            problem,
-            file: None,
-        }
+        Self { problem, file: None }
     }
 
     fn in_file(problem: Problem, file: &FileKind) -> Self {
-        Self {
-            problem,
-            file: Some(file.name()),
-        }
+        Self { problem, file: Some(file.name()) }
     }
 }
 

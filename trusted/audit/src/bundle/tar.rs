@@ -42,9 +42,7 @@ pub fn parse(archive: &[u8]) -> Result<BTreeMap<&str, &[u8]>, TarError> {
         }
         let (content, tail) = tail.split_at_checked(size).ok_or(TarError)?;
         let (fill, tail) = tail.split_at_checked(padding(size)).ok_or(TarError)?;
-        let sorted = files
-            .last_key_value()
-            .is_none_or(|(last, _): (&&str, _)| *last < name);
+        let sorted = files.last_key_value().is_none_or(|(last, _): (&&str, _)| *last < name);
         if !sorted || fill.iter().any(|byte| *byte != 0) {
             return Err(TarError);
         }
@@ -106,9 +104,7 @@ fn header(name: &str, size: usize) -> Result<[u8; BLOCK], TarError> {
     put(257, b"ustar\x0000");
     put(329, b"0000000");
     put(337, b"0000000");
-    let sum = block
-        .iter()
-        .fold(0u32, |sum, byte| sum.saturating_add(u32::from(*byte)));
+    let sum = block.iter().fold(0u32, |sum, byte| sum.saturating_add(u32::from(*byte)));
     let checksum = alloc::format!("{sum:06o}\0 ");
     for (slot, byte) in block.iter_mut().skip(148).zip(checksum.bytes()) {
         *slot = byte;

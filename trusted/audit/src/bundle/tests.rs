@@ -20,10 +20,7 @@ fn a_whole_bundle_is_verified_and_counted() {
     assert_eq!((report.records, report.instance_records), (4, 1));
     assert_eq!((report.from_sequence, report.last_sequence), (0, 3));
     assert_eq!((report.receipts, report.policies), (1, 1));
-    assert_eq!(
-        report.outcomes,
-        BTreeMap::from([("succeeded".to_string(), 1)])
-    );
+    assert_eq!(report.outcomes, BTreeMap::from([("succeeded".to_string(), 1)]));
     assert_eq!(report.kinds.get("started"), Some(&1));
     assert_eq!(report.weakest, Some(Assurance::LOWEST));
     assert_eq!((report.from.ms(), report.to.ms()), (1001, 1006));
@@ -59,10 +56,7 @@ fn every_truncation_and_anything_appended_is_refused() {
     let world = World::new();
     let (bundle, trust) = (world.bundle(), world.trust());
     for length in 0..bundle.len() {
-        assert!(
-            verify(&bundle[..length], &trust).is_err(),
-            "length {length}"
-        );
+        assert!(verify(&bundle[..length], &trust).is_err(), "length {length}");
     }
     for tail in [1, 511, 512, 1024] {
         let longer = [bundle.as_slice(), &vec![0; tail]].concat();
@@ -83,20 +77,13 @@ fn files_that_are_exchanged_removed_or_added_are_refused() {
     for name in &names {
         let mut less = files.clone();
         less.remove(*name);
-        assert!(
-            verify(&tar::write(&less).unwrap(), &trust).is_err(),
-            "{name}"
-        );
+        assert!(verify(&tar::write(&less).unwrap(), &trust).is_err(), "{name}");
         for other in &names {
             let mut swapped = files.clone();
             swapped.insert((*name).clone(), files[*other].clone());
             swapped.insert((*other).clone(), files[*name].clone());
             let verdict = verify(&tar::write(&swapped).unwrap(), &trust);
-            assert_eq!(
-                verdict.is_ok(),
-                files[*name] == files[*other],
-                "{name} {other}"
-            );
+            assert_eq!(verdict.is_ok(), files[*name] == files[*other], "{name} {other}");
         }
     }
     let mut more = files.clone();
@@ -120,22 +107,16 @@ fn a_signed_index_does_not_help_the_exporter() {
 
     let mut renamed = world.draft(&[1, 3, 4, 6]);
     let third = renamed.files.remove("records/0000000003.json").unwrap();
-    renamed
-        .files
-        .insert("records/0000000002.json".into(), third);
+    renamed.files.insert("records/0000000002.json".into(), third);
     let proof = renamed.files.remove("proofs/0000000003.json").unwrap();
     renamed.files.insert("proofs/0000000002.json".into(), proof);
     assert_eq!(code(&world.seal(renamed, 0, 3), &trust), "record");
 
     let mut without = world.draft(&[1, 3, 4, 6]);
-    without
-        .files
-        .retain(|name, _| !name.starts_with("policies/"));
+    without.files.retain(|name, _| !name.starts_with("policies/"));
     assert_eq!(code(&world.seal(without, 0, 3), &trust), "file_missing");
     let mut without = world.draft(&[1, 3, 4, 6]);
-    without
-        .files
-        .retain(|name, _| !name.starts_with("admissions/"));
+    without.files.retain(|name, _| !name.starts_with("admissions/"));
     assert_eq!(code(&world.seal(without, 0, 3), &trust), "file_missing");
 
     let mut foreign = world.draft(&[1, 3, 4, 6]);
@@ -169,21 +150,14 @@ fn the_trust_file_decides() {
     assert_eq!(with(&|t| t.tenant = Some(tenant(4))), "tenant");
     assert_eq!(with(&|t| t.instance = Hash::ZERO), "instance");
     assert_eq!(with(&|t| t.mrenclaves.clear()), "record_measurement");
-    assert_eq!(
-        with(&|t| t.log.key = PublicKey::of(&key(9))),
-        "index_signature"
-    );
+    assert_eq!(with(&|t| t.log.key = PublicKey::of(&key(9))), "index_signature");
     assert_eq!(with(&|t| t.log.origin = "other".into()), "manifest");
     assert_eq!(with(&|t| t.witness_quorum = 1), "witnesses");
 }
 
 #[test]
 fn file_names_have_one_spelling() {
-    for good in [
-        "records/0000000007.json",
-        "receipts/exe_1.json",
-        "checkpoint",
-    ] {
+    for good in ["records/0000000007.json", "receipts/exe_1.json", "checkpoint"] {
         assert!(FileKind::of(good).is_some(), "{good}");
     }
     for bad in [

@@ -98,9 +98,7 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
 
 fn verify_index(files: &Files<'_>, trust: &TrustFile) -> Result<BundleIndex, BundleError> {
     let fail = BundleError::of;
-    let bytes = files
-        .get(INDEX_NAME)
-        .ok_or_else(|| fail(Problem::IndexMissing))?;
+    let bytes = files.get(INDEX_NAME).ok_or_else(|| fail(Problem::IndexMissing))?;
     let signed: Signed<BundleIndex> =
         canonical::decode(bytes, INDEX_BYTES_MAX).map_err(|_| fail(Problem::Index))?;
     signed
@@ -124,13 +122,8 @@ fn verify_files(files: &Files<'_>, index: &BundleIndex) -> Result<(), BundleErro
     }
     for (name, entry) in &index.files {
         // The index was checked: each of its names is one that a bundle may have.
-        let failed = |problem| BundleError {
-            problem,
-            file: Some(name.clone()),
-        };
-        let content = files
-            .get(name.as_str())
-            .ok_or_else(|| failed(Problem::Missing))?;
+        let failed = |problem| BundleError { problem, file: Some(name.clone()) };
+        let content = files.get(name.as_str()).ok_or_else(|| failed(Problem::Missing))?;
         if FileEntry::of(content) != *entry {
             return Err(failed(Problem::FileHash));
         }
@@ -145,9 +138,7 @@ fn verify_files(files: &Files<'_>, index: &BundleIndex) -> Result<(), BundleErro
 
 fn verify_manifest(files: &Files<'_>, trust: &TrustFile) -> Result<Manifest, BundleError> {
     let fail = |problem| BundleError::in_file(problem, &FileKind::Manifest);
-    let bytes = files
-        .get(MANIFEST_NAME)
-        .ok_or_else(|| fail(Problem::Missing))?;
+    let bytes = files.get(MANIFEST_NAME).ok_or_else(|| fail(Problem::Missing))?;
     if Manifest::id_of(bytes) != trust.instance {
         return Err(fail(Problem::Instance));
     }
@@ -161,9 +152,7 @@ fn verify_manifest(files: &Files<'_>, trust: &TrustFile) -> Result<Manifest, Bun
 
 fn verify_checkpoint(files: &Files<'_>, trust: &TrustFile) -> Result<Checkpoint, BundleError> {
     let fail = |problem| BundleError::in_file(problem, &FileKind::Checkpoint);
-    let bytes = files
-        .get(CHECKPOINT_NAME)
-        .ok_or_else(|| fail(Problem::Missing))?;
+    let bytes = files.get(CHECKPOINT_NAME).ok_or_else(|| fail(Problem::Missing))?;
     let note = core::str::from_utf8(bytes).map_err(|_| fail(Problem::Checkpoint))?;
     Checkpoint::verify(note, &trust.log.origin, &trust.log.key)
         .map_err(|_| fail(Problem::Checkpoint))
@@ -180,11 +169,7 @@ impl Records {
         checkpoint: &Checkpoint,
     ) -> Result<Self, BundleError> {
         let mut records = BTreeMap::new();
-        let mut walk = Walk {
-            index,
-            last: None,
-            tip: None,
-        };
+        let mut walk = Walk { index, last: None, tip: None };
         for (kind, leaf) in of_kinds(files) {
             let FileKind::Record(number) = kind else {
                 continue;
@@ -253,9 +238,7 @@ fn verify_proof(
 ) -> Result<(), BundleError> {
     let kind = FileKind::Proof(number);
     let fail = |problem| BundleError::in_file(problem, &kind);
-    let bytes = files
-        .get(kind.name().as_str())
-        .ok_or_else(|| fail(Problem::Missing))?;
+    let bytes = files.get(kind.name().as_str()).ok_or_else(|| fail(Problem::Missing))?;
     let proof: Vec<Hash> = canonical::decode(bytes, PROOF_HASHES_MAX.saturating_mul(80))
         .map_err(|_| fail(Problem::Proof))?;
     tree::verify_inclusion(leaf_hash, number, checkpoint.size, &proof, &checkpoint.root)
@@ -299,10 +282,9 @@ impl Walk<'_> {
     fn start(&self, first: &Record) -> TenantTip {
         match self.index.from_sequence {
             0 => TenantTip::START,
-            sequence => TenantTip {
-                sequence,
-                previous: first.about.tenant_previous.unwrap_or(Hash::ZERO),
-            },
+            sequence => {
+                TenantTip { sequence, previous: first.about.tenant_previous.unwrap_or(Hash::ZERO) }
+            }
         }
     }
 }
@@ -405,12 +387,9 @@ fn verify_receipts(
         let fail = |problem| BundleError::in_file(problem, &kind);
         let signed: Signed<Receipt> =
             canonical::decode(bytes, RECORD_BYTES_MAX).map_err(|_| fail(Problem::Receipt))?;
-        signed
-            .verify(Label::Receipt, &[trust.log.key], 1)
-            .map_err(|_| fail(Problem::Receipt))?;
-        let record = finished
-            .get(&Receipt::hash_of(bytes))
-            .ok_or_else(|| fail(Problem::ReceiptRecord))?;
+        signed.verify(Label::Receipt, &[trust.log.key], 1).map_err(|_| fail(Problem::Receipt))?;
+        let record =
+            finished.get(&Receipt::hash_of(bytes)).ok_or_else(|| fail(Problem::ReceiptRecord))?;
         let started = records.0.get(&signed.payload.started);
         let told = signed.payload.execution_id == *execution
             && signed.payload.instance == trust.instance

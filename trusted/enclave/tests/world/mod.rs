@@ -19,7 +19,7 @@ use p256::ecdsa::{Signature as EcdsaSignature, SigningKey as PasskeyKey, signatu
 use rand_core::UnwrapErr;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use toani_enclave::{Enclave, Platform, Secret};
+use toani_enclave::{Checked, Enclave, Platform, Secret};
 use toani_protocol::{
     ActionId, ExecutionId, Hash, Reason, TenantId, Time,
     approval::{ApprovalProof, Assertion, Evidence, Statement, Verdict},
@@ -27,7 +27,9 @@ use toani_protocol::{
     canonical,
     credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
     instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat},
-    job::{JOB_INFO, Job, JobEnd, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob, SealedOutcome},
+    job::{
+        JOB_INFO, Job, JobEnd, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob, SealedOutcome,
+    },
     policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy},
     record::{ExecutionResult, Record},
     request::{ActionRequest, AgentProof, ReadRequest},
@@ -188,7 +190,8 @@ impl World {
         let mut world = Self::born();
         world.ok(world.admission(1, vec![world.hello.measurement]));
         world.connect();
-        world.ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
+        world
+            .ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
         world.ok(world.credential(1, SECRET));
         world
     }
@@ -206,7 +209,8 @@ impl World {
         })
         .unwrap();
         let (supervisor, public) = X25519HkdfSha256::gen_keypair_with_rng(&mut rng());
-        let hello = SandboxHello { measurement: Hash::of(b"sandbox"), key: public.to_bytes().into() };
+        let hello =
+            SandboxHello { measurement: Hash::of(b"sandbox"), key: public.to_bytes().into() };
         let mut world = Self {
             enclave: cold([7; 32], MEASUREMENT),
             now: Time::from_ms(START_MS),
@@ -225,6 +229,22 @@ impl World {
         }
         world.finish_boot();
         world
+    }
+
+    /// The same host, with another log.
+    pub fn with_log(other: &Self, log: Vec<Vec<u8>>) -> Self {
+        Self {
+            enclave: cold([7; 32], MEASUREMENT),
+            now: other.now,
+            log,
+            blobs: other.blobs.clone(),
+            salts: other.salts.clone(),
+            manifest: other.manifest.clone(),
+            sealed_root: other.sealed_root.clone(),
+            facts: other.facts.clone(),
+            supervisor: other.supervisor.clone(),
+            hello: other.hello.clone(),
+        }
     }
 
     /// Restarts the enclave from what the host kept.
@@ -271,6 +291,58 @@ impl World {
         let reply = self.raw(&wire::encode(&call).unwrap());
         self.carry_out(reply.effects);
         reply.answer
+    }
+
+    /// The first half of a call; time may pass before [`Self::apply`].
+    pub fn check(&self, command: Command) -> Checked {
+        let call = Call { version: WIRE_VERSION, now: self.now, command };
+        self.enclave.check(&wire::encode(&call).unwrap(), &mut rng())
+    }
+
+    /// The second half of a call.
+    pub fn apply(&mut self, checked: Checked) -> Result<Answer, Reason> {
+        let reply = self.enclave.apply(checked, &mut rng());
+        let reply: Reply = wire::decode(&reply, usize::MAX).unwrap();
+        self.carry_out(reply.effects);
+        reply.answer
+    }
+
+    pub fn activate(&mut self, document: Value) -> Result<Answer, Reason> {
+        self.call(Command::ActivatePolicy { policy: sign_policy(document, &policy_key()) })
+    }
+
+    /// A read that has started and is durable.
+    pub fn started(&mut self, key: &str) -> Redeemed {
+        let request = self.request("read_balance", json!({"account": "x"}), key);
+        let redeemed = self.redeem(None, &request).unwrap();
+        self.durable();
+        redeemed
+    }
+
+    /// Why nothing starts.
+    pub fn refusal(&mut self, key: &str) -> Reason {
+        let request = self.request("read_balance", json!({"account": "x"}), key);
+        self.execute(None, &request).unwrap_err()
+    }
+
+    /// A purchase that both approvers approved, with its token.
+    pub fn approved(
+        &mut self,
+        quantity: u64,
+        key: &str,
+    ) -> Result<(ActionRequest, String), Reason> {
+        let params = json!({"symbol": "ACME", "quantity": quantity});
+        let request = self.request("buy_stock", params, key);
+        let action = self.decide(&request)?.action;
+        let statement = self.statement(&action);
+        for (seed, person, software) in [(40, "anna", true), (41, "ben", false)] {
+            let yes = Gesture::new(seed, software).evidence(person, &statement, Verdict::Approve);
+            self.approve(&yes)?;
+        }
+        match self.poll(&action)? {
+            ActionState::Token { token, .. } => Ok((request, token)),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -338,7 +410,11 @@ impl World {
             owner: PublicKey::of(&owner()),
             id: "broker".parse().unwrap(),
             version,
-            endpoints: vec![Endpoint { host: "api.broker.example".into(), port: 443, private: false }],
+            endpoints: vec![Endpoint {
+                host: "api.broker.example".into(),
+                port: 443,
+                private: false,
+            }],
             injection: Injection::Bearer,
             rotate: false,
         }
@@ -356,15 +432,14 @@ impl World {
         value: &str,
         signer: &SigningKey,
     ) -> SealedCredential {
-        let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.facts().intake_key).unwrap();
-        let (encapsulated, mut context) =
-            setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-                &OpModeS::Base,
-                &key,
-                INTAKE_INFO,
-                &mut rng(),
-            )
-            .unwrap();
+        let key =
+            <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.facts().intake_key).unwrap();
+        let (encapsulated, mut context) = setup_sender_with_rng::<
+            AesGcm256,
+            HkdfSha256,
+            X25519HkdfSha256,
+        >(&OpModeS::Base, &key, INTAKE_INFO, &mut rng())
+        .unwrap();
         let aad = canonical::encode(&header).unwrap();
         let ciphertext = Bytes(context.seal(value.as_bytes(), &aad).unwrap());
         let encapsulated = Bytes(encapsulated.to_bytes().to_vec());
@@ -468,12 +543,9 @@ impl World {
 
     /// What the supervisor sees of a job, and the key for its outcome.
     pub fn open_job(&self, sealed: &SealedJob) -> (Job, [u8; 32]) {
-        let info = [
-            JOB_INFO,
-            sealed.header.instance.as_bytes(),
-            sealed.header.boot.as_str().as_bytes(),
-        ]
-        .concat();
+        let info =
+            [JOB_INFO, sealed.header.instance.as_bytes(), sealed.header.boot.as_str().as_bytes()]
+                .concat();
         let encapsulated =
             <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated).unwrap();
         let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
@@ -598,7 +670,12 @@ impl Gesture {
 }
 
 /// An approval by an Ed25519 key.
-pub fn key_evidence(person: &str, key: &SigningKey, statement: &Statement, verdict: Verdict) -> Evidence {
+pub fn key_evidence(
+    person: &str,
+    key: &SigningKey,
+    statement: &Statement,
+    verdict: Verdict,
+) -> Evidence {
     let hash = Statement::hash_of(&canonical::encode(statement).unwrap());
     Evidence {
         action_id: statement.action_id.clone(),
