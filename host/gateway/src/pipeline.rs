@@ -11,7 +11,7 @@ use toani_protocol::{
     job::SealedOutcome,
     limits::{EVIDENCE_RETENTION_MS, OUTCOME_WAIT_MS_MAX},
     record::ExecutionResult,
-    wire::{ActionStatus, Answer, Command, Earlier, Finished, Redeemed},
+    wire::{ActionStatus, Answer, Command, Earlier, Finished, Read, Redeemed},
 };
 
 use crate::{ask::Asked, plane::Plane, problem::Problem};
@@ -21,7 +21,8 @@ use crate::{ask::Asked, plane::Plane, problem::Problem};
 pub(crate) enum Executed {
     Now(ExecutionId, Finished),
     /// The same idempotency key came before, and nothing was done twice.
-    Before(Earlier),
+    /// With the proof by which its result may be read again.
+    Before(Earlier, Read),
 }
 
 /// Steps 3 to 5: the enclave verifies, renders and decides; a token is ready, people are asked, or
@@ -44,10 +45,11 @@ pub(crate) async fn execute(
     let Asked { request, proof, .. } = asked;
 
     // 6. The enclave checks everything again, reserves quota and consumes the token.
+    let again = Read::Asked { request: request.clone(), proof: proof.clone() };
     let command = Command::Execute { token, request, proof };
     let redeemed = match plane.call(command).await?.answer? {
         Answer::Redeemed(redeemed) => redeemed,
-        Answer::Earlier(earlier) => return Ok(Executed::Before(earlier)),
+        Answer::Earlier(earlier) => return Ok(Executed::Before(earlier, again)),
         _ => return Err(plane.broken()),
     };
     // From here on the execution is open, and each way out of this function ends it.

@@ -22,6 +22,7 @@ use crate::{
     life::{Action, Stage},
     ready::Ready,
     refusals::{self, Refusal},
+    state::Used,
     tokens,
 };
 
@@ -57,7 +58,7 @@ pub(crate) fn decide(
         return Err(refusals::refuse(ready, refusal, now, out)?);
     }
     if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
-        return crate::redeem::earlier(used, asked.intent);
+        return executed(used, asked.intent);
     }
     if let Some(id) = ready.life.by_key.get(&asked.idempotency).cloned() {
         return again(ready, &id, &asked);
@@ -70,6 +71,15 @@ pub(crate) fn decide(
             Err(refusals::refuse(ready, refusal, now, out)?)
         }
     }
+}
+
+/// The same idempotency key again, after its execution has started.
+fn executed(used: &Used, intent: Hash) -> Result<Answer, Reason> {
+    if used.intent != intent {
+        return Err(Reason::IdempotencyMismatch);
+    }
+    let state = ActionState::Executed { execution: used.execution.clone() };
+    Ok(Answer::Action(ActionStatus { action: used.action.clone(), state }))
 }
 
 /// The same idempotency key again, in the same boot.

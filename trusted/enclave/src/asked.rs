@@ -74,6 +74,10 @@ pub(crate) fn check_read(
             authenticate(ready, tenant, agent, &proof, |_, _| false)?;
             Ok((tenant.clone(), agent.clone()))
         }
+        Read::Asked { request, proof } => {
+            let asked = check(ready, request, proof, now).map_err(|refusal| refusal.reason)?;
+            Ok((asked.request.tenant, asked.request.agent))
+        }
         Read::Signed { request: bytes, proof } => {
             let request = ReadRequest::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
             authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {

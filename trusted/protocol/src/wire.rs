@@ -164,10 +164,13 @@ pub enum Command {
     Status,
 }
 
-/// Who reads: a signing agent's canonical `ReadRequest` with its signature, or an API key.
+/// Who reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Read {
+    /// A signing agent, by its canonical `ReadRequest`.
     Signed { request: Vec<u8>, proof: AgentProof },
+    /// An agent that repeats its canonical `ActionRequest` and gets the same answer again.
+    Asked { request: Vec<u8>, proof: AgentProof },
     ApiKey { tenant: TenantId, agent: AgentId, key: String },
 }
 

@@ -47,7 +47,6 @@ pub(super) async fn execute(
     let body = body::read_json(request, BODY_BYTES_MAX).await?;
     let (token, asked) = ask::read_execution(&body, &headers, &api.here(), now())?;
     api.admit(&asked)?;
-    let (tenant, agent) = (asked.tenant.to_string(), asked.agent.to_string());
     let running = tokio::spawn(pipeline::execute(api.plane.clone(), token, asked));
     match running.await.map_err(|_| api.plane.broken())?? {
         Executed::Now(execution, finished) => {
@@ -56,20 +55,17 @@ pub(super) async fn execute(
                 [(header::CONTENT_TYPE, "application/json".to_owned()), (header::LOCATION, place)];
             Ok((headers, finished.result).into_response())
         }
-        Executed::Before(earlier) => {
-            let read = ask::read_read(&headers, Some(&tenant), Some(&agent)).ok();
-            replayed(&api, earlier, read).await
-        }
+        Executed::Before(earlier, read) => replayed(&api, earlier, read).await,
     }
 }
 
-async fn replayed(api: &Api, earlier: Earlier, read: Option<Read>) -> Result<Response, Problem> {
+async fn replayed(api: &Api, earlier: Earlier, read: Read) -> Result<Response, Problem> {
     let Some(outcome) = earlier.outcome else {
         return Err(Problem::from(Reason::IdempotencyInProgress)
             .with("action_id", earlier.action.as_str())
             .with("execution_id", earlier.execution.as_str()));
     };
-    if let (Some(blob), Some(read)) = (earlier.blob, read) {
+    if let Some(blob) = earlier.blob {
         let result = open(api, &earlier.execution, blob, read).await?;
         let headers = [(header::CONTENT_TYPE, "application/json")];
         return Ok((headers, [(REPLAYED, "true")], result).into_response());
