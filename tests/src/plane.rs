@@ -139,6 +139,14 @@ impl Plane {
         self.process.as_ref().map(Child::id)
     }
 
+    /// Whether the plane's process still runs.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        match &mut self.process {
+            Some(child) => Ok(child.try_wait()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
     /// Stops the plane as a service manager would, and waits for its end.
     pub fn stop(&mut self) -> anyhow::Result<i32> {
         let mut child = self.process.take().context("the plane does not run")?;
@@ -278,4 +286,37 @@ pub fn finished(child: Child) -> anyhow::Result<Said> {
     };
     let value = serde_json::from_slice(&text).unwrap_or_default();
     Ok(Said { exit: output.status.code().unwrap_or(-1), value, error })
+}
+
+/// The folder of the programs under test: `./x test` builds them and says where.
+pub fn programs() -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os("TOANI_PROGRAMS");
+    folder.map(PathBuf::from).context("TOANI_PROGRAMS is not set; run ./x test")
+}
+
+/// The processes below one, with their names.
+pub fn descendants(pid: u32) -> anyhow::Result<Vec<(u32, String)>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(child) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may end while it is looked at.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
+        if let Some((head, tail)) = stat.rsplit_once(')') {
+            let parent = tail.split_whitespace().nth(1).and_then(|parent| parent.parse::<u32>().ok());
+            let name = head.split_once('(').map(|(_, name)| name.to_owned());
+            if let (Some(parent), Some(name)) = (parent, name) {
+                all.push((child, parent, name));
+            }
+        }
+    }
+    let mut found = vec![pid];
+    let mut named = Vec::new();
+    while let Some(parent) = found.pop() {
+        for (child, _, name) in all.iter().filter(|(_, of, _)| *of == parent) {
+            found.push(*child);
+            named.push((*child, name.clone()));
+        }
+    }
+    Ok(named)
 }

@@ -246,7 +246,7 @@ fn token_again(demo: &mut Demo) -> anyhow::Result<String> {
     let before = demo.upstream.orders();
     let token = demo.used.clone().context("no token was used")?;
     let said = demo.plane.run("broker.buy_stock", ORDER, &["--token", &token])?;
-    refused(&said.code().to_owned(), "token_used", said.exit)?;
+    refused(said.code(), "token_used", said.exit)?;
     ensure!(demo.upstream.orders() == before, "it ran twice");
     Ok(format!("token_used; the brokerage still counts {before}"))
 }
