@@ -129,6 +129,10 @@ impl Ready {
                 let version = granted.credential.as_ref().and(slot.map(|slot| slot.version));
                 Ok((granted, version))
             }
+            // What was revoked is not kept, but it was there.
+            Decision::Deny(Reason::CredentialMissing) if slot.is_some_and(|slot| slot.revoked) => {
+                Err(Reason::CredentialRevoked)
+            }
             Decision::Deny(reason) => Err(reason),
         }
     }

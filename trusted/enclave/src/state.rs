@@ -211,7 +211,9 @@ impl State {
         let blob = record.about.blob;
         let credentials = &mut self.tenant_of(record)?.credentials;
         if record.kind == RecordKind::CredentialRevoked {
-            credentials.get_mut(&name).ok_or(FoldError)?.revoked = true;
+            let slot = credentials.get_mut(&name).ok_or(FoldError)?;
+            // Its ciphertext is of no more use, and after a restart it is not asked for.
+            (slot.revoked, slot.body) = (true, None);
             return Ok(());
         }
         let blob = blob.ok_or(FoldError)?;

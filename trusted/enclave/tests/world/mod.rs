@@ -75,6 +75,8 @@ pub struct World {
     pub facts: Option<Facts>,
     pub supervisor: <X25519HkdfSha256 as Kem>::PrivateKey,
     pub hello: SandboxHello,
+    /// Every reply, as it crossed the boundary.
+    pub transcript: Vec<u8>,
 }
 
 pub fn signing_key(seed: u8) -> SigningKey {
@@ -222,6 +224,7 @@ impl World {
             facts: None,
             supervisor,
             hello,
+            transcript: vec![],
         };
         match world.ok(Command::Birth { manifest }) {
             Answer::Born { sealed_root } => world.sealed_root = sealed_root,
@@ -244,6 +247,7 @@ impl World {
             facts: other.facts.clone(),
             supervisor: other.supervisor.clone(),
             hello: other.hello.clone(),
+            transcript: vec![],
         }
     }
 
@@ -282,6 +286,7 @@ impl World {
     pub fn raw(&mut self, bytes: &[u8]) -> Reply {
         let checked = self.enclave.check(bytes, &mut rng());
         let reply = self.enclave.apply(checked, &mut rng());
+        self.transcript.extend_from_slice(&reply);
         wire::decode(&reply, usize::MAX).unwrap()
     }
 
@@ -597,10 +602,13 @@ pub fn prove(request: &ActionRequest) -> (Vec<u8>, AgentProof) {
 }
 
 pub fn seal_outcome(job: &SealedJob, key: &[u8; 32], outcome: &JobOutcome) -> SealedOutcome {
+    seal_bytes(job, key, &wire::encode(outcome).unwrap())
+}
+
+pub fn seal_bytes(job: &SealedJob, key: &[u8; 32], msg: &[u8]) -> SealedOutcome {
     let aad = wire::encode(&job.header).unwrap();
-    let msg = wire::encode(outcome).unwrap();
     let ciphertext = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
-        .encrypt(&Nonce::from([0; 12]), Payload { msg: &msg, aad: &aad })
+        .encrypt(&Nonce::from([0; 12]), Payload { msg, aad: &aad })
         .unwrap();
     SealedOutcome { ciphertext }
 }

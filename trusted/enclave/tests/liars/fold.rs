@@ -1,0 +1,303 @@
+//! What works now and what is replayed agree: after any history, a reboot from the log answers as
+//! the enclave that lived it.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use toani_protocol::{
+    Reason, canonical,
+    job::JobEnd,
+    policy::PolicyKeyChange,
+    record::Outcome,
+    request::{ActionRequest, AgentProof},
+    sign::{Label, PublicKey, Signed},
+    wire::{Answer, Command},
+};
+
+use crate::world::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Read { key: u8, account: u8, simple: bool },
+    Move { key: u8, amount: u64 },
+    /// Ends the oldest execution: aborted, unknown, refused, succeeded.
+    End(u8),
+    Wait(u64),
+    Policy { drop_simple: bool, limit: u64 },
+    RevokePolicy,
+    RevokeAgent { simple: bool },
+    PutCredential,
+    RevokeCredential,
+    PolicyKey,
+    Admit { with_sandbox: bool },
+    Reboot,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0u8..6, 0u8..2, any::<bool>())
+            .prop_map(|(key, account, simple)| Step::Read { key, account, simple }),
+        6 => (6u8..12, 1u64..60).prop_map(|(key, amount)| Step::Move { key, amount }),
+        6 => (0u8..4).prop_map(Step::End),
+        3 => prop_oneof![0u64..100_000, 0u64..200_000_000].prop_map(Step::Wait),
+        2 => (any::<bool>(), 50u64..150)
+            .prop_map(|(drop_simple, limit)| Step::Policy { drop_simple, limit }),
+        1 => Just(Step::RevokePolicy),
+        1 => any::<bool>().prop_map(|simple| Step::RevokeAgent { simple }),
+        1 => Just(Step::PutCredential),
+        1 => Just(Step::RevokeCredential),
+        1 => Just(Step::PolicyKey),
+        1 => prop::bool::weighted(0.8).prop_map(|with_sandbox| Step::Admit { with_sandbox }),
+        1 => Just(Step::Reboot),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+struct History {
+    world: World,
+    policy: u64,
+    policy_key: u8,
+    key_changes: u8,
+    credential: u64,
+    admission: u64,
+    open: Vec<toani_protocol::wire::Redeemed>,
+}
+
+fn document(version: u64, drop_simple: bool, limit: u64) -> Value {
+    let mut document = policy_document(version);
+    let action = &mut document["services"]["broker"]["actions"]["move"];
+    action["tier"] = json!(0);
+    action["raise"] = json!([]);
+    document["expires"] = json!("2027-06-01T00:00:00Z");
+    document["quotas"]["moved"] = json!({
+        "measure": {"sum": "amount"}, "per": "policy", "limit": limit,
+        "window": {"rolling_s": 3600}, "actions": ["broker.move"],
+    });
+    if drop_simple {
+        document["agents"].as_object_mut().unwrap().remove("simple");
+    }
+    document
+}
+
+fn command(request: &ActionRequest) -> Command {
+    if request.agent.as_str() != "simple" {
+        let (request, proof) = prove(request);
+        return Command::Execute { token: None, request, proof };
+    }
+    let proof = AgentProof::ApiKey("tk_simple".into());
+    Command::Execute { token: None, request: canonical::encode(request).unwrap(), proof }
+}
+
+impl History {
+    fn new() -> Self {
+        let mut world = World::new();
+        world.activate(document(2, false, 100)).unwrap();
+        Self {
+            world,
+            policy: 2,
+            policy_key: 2,
+            key_changes: 0,
+            credential: 1,
+            admission: 1,
+            open: vec![],
+        }
+    }
+
+    fn execute(&mut self, request: &ActionRequest) {
+        if let Ok(Answer::Redeemed(redeemed)) = self.world.call(command(request)) {
+            self.open.push(redeemed);
+        }
+        self.world.durable();
+    }
+
+    fn read(&self, key: u8, account: u8, simple: bool) -> ActionRequest {
+        let params = json!({ "account": format!("a{account}") });
+        let mut request = self.world.request("read_balance", params, &format!("k{key}"));
+        if simple {
+            request.agent = "simple".parse().unwrap();
+        }
+        request
+    }
+
+    fn step(&mut self, step: Step) {
+        let tenant = tenant();
+        match step {
+            Step::Read { key, account, simple } => {
+                let request = self.read(key, account, simple);
+                self.execute(&request);
+            }
+            Step::Move { key, amount } => {
+                let params = json!({ "amount": amount });
+                let request = self.world.request("move", params, &format!("k{key}"));
+                self.execute(&request);
+            }
+            Step::End(how) => self.end(how),
+            Step::Wait(ms) => {
+                self.world.now = self.world.now.plus_ms(ms);
+                self.world.ok(Command::Tick);
+            }
+            Step::Policy { drop_simple, limit } => {
+                self.policy += 1;
+                let document = document(self.policy, drop_simple, limit);
+                let policy = sign_policy(document, &signing_key(self.policy_key));
+                // The oldest histories end after its expiry.
+                let _ = self.world.call(Command::ActivatePolicy { policy });
+            }
+            Step::RevokePolicy => {
+                let policy = "brokerage".parse().unwrap();
+                self.world.ok(Command::RevokePolicy { tenant, policy });
+            }
+            Step::RevokeAgent { simple } => {
+                let agent = if simple { "simple" } else { "trader" }.parse().unwrap();
+                let _ = self.world.call(Command::RevokeAgent { tenant, agent });
+            }
+            Step::PutCredential => {
+                self.credential += 1;
+                self.world.ok(self.world.credential(self.credential, SECRET));
+            }
+            Step::RevokeCredential => {
+                let header = self.world.credential_header(1);
+                let (namespace, owner, id) = (header.namespace, header.owner, header.id);
+                self.world.ok(Command::RevokeCredential { tenant, namespace, owner, id });
+            }
+            Step::PolicyKey => self.change_key(),
+            Step::Admit { with_sandbox } => {
+                self.admission += 1;
+                let admitted = if with_sandbox { vec![self.world.hello.measurement] } else { vec![] };
+                self.world.ok(self.world.admission(self.admission, admitted));
+                self.connect();
+            }
+            Step::Reboot => {
+                self.world.try_reboot().unwrap();
+                self.connect();
+                self.open.clear();
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        let hello = self.world.hello.clone();
+        let _ = self.world.call(Command::ConnectSandbox { hello });
+    }
+
+    fn change_key(&mut self) {
+        self.key_changes += 1;
+        let next = 100 + self.key_changes;
+        let key = PublicKey::of(&signing_key(next));
+        let sequence = u64::from(self.key_changes);
+        let change = PolicyKeyChange { tenant: tenant(), sequence, key };
+        let signed = Signed::by(&signing_key(self.policy_key), Label::PolicyKey, change).unwrap();
+        self.world.ok(Command::ChangePolicyKey { change: canonical::encode(&signed).unwrap() });
+        self.policy_key = next;
+    }
+
+    fn end(&mut self, how: u8) {
+        if self.open.is_empty() {
+            return;
+        }
+        let execution = self.open.remove(0).execution;
+        let job = if how == 0 { None } else { self.world.release(&execution).ok() };
+        let outcome = job.filter(|_| how > 1).map(|job| {
+            let (_, key) = self.world.open_job(&job);
+            let outcome = match how {
+                2 => ended(JobEnd::TlsRefused, false),
+                _ => answered(200, json!({"balance": 7})),
+            };
+            seal_outcome(&job, &key, &outcome)
+        });
+        self.world.finish(&execution, outcome).unwrap();
+    }
+}
+
+/// What can be seen of the state from outside. The same questions in the same order.
+fn observe(world: &mut World, history: &Probe) -> Vec<String> {
+    let mut seen = vec![];
+    let Answer::Facts(facts) = world.ok(Command::Status) else { panic!() };
+    seen.push(format!("admission {} {}", facts.admission, facts.admission_version));
+    for key in 0..12u8 {
+        for (agent, account) in [("trader", 0), ("trader", 1), ("simple", 0)] {
+            let params = json!({ "account": format!("a{account}") });
+            let mut request = world.request("read_balance", params, &format!("k{key}"));
+            request.agent = agent.parse().unwrap();
+            seen.push(shown(world.call(command(&request))));
+            pause(world);
+        }
+    }
+    for amount in [1u64, 10, 25, 50, 75, 100, 125, 150] {
+        let request = world.request("move", json!({ "amount": amount }), &format!("m{amount}"));
+        let (request, proof) = prove(&request);
+        seen.push(shown(world.call(Command::Decide { request, proof })));
+        pause(world);
+    }
+    for version in [history.policy, history.policy + 1] {
+        for key in [2, history.policy_key] {
+            let policy = sign_policy(document(version, false, 100), &signing_key(key));
+            seen.push(format!("{:?}", world.call(Command::ActivatePolicy { policy })));
+        }
+    }
+    for version in [history.credential, history.credential + 1] {
+        seen.push(format!("{:?}", world.call(world.credential(version, SECRET))));
+    }
+    for version in [history.admission, history.admission + 1] {
+        seen.push(format!("{:?}", world.call(world.admission(version, vec![]))));
+    }
+    seen
+}
+
+struct Probe {
+    policy: u64,
+    policy_key: u8,
+    credential: u64,
+    admission: u64,
+}
+
+/// So that the budget of refusals, which dies with a boot, plays no part.
+fn pause(world: &mut World) {
+    world.now = world.now.plus_ms(60_000 / 15);
+    if world.now.ms() % 60_000 < 4_000 {
+        world.now = world.now.plus_ms(60_000);
+    }
+    world.ok(Command::Tick);
+}
+
+/// An answer without what is new in each life. What was open is unknown after a restart.
+fn shown(answer: Result<Answer, Reason>) -> String {
+    match answer {
+        Ok(Answer::Earlier(earlier)) => {
+            let outcome = earlier.outcome.unwrap_or(Outcome::Unknown);
+            let blob = earlier.blob;
+            format!("earlier {} {} {outcome:?} {blob:?}", earlier.action, earlier.execution)
+        }
+        Ok(Answer::Redeemed(_)) => "redeemed".into(),
+        Ok(Answer::Action(_)) => "allowed".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_reboot_answers_as_the_life_before(steps in steps()) {
+        let mut history = History::new();
+        for step in steps {
+            history.step(step);
+        }
+        let world = &mut history.world;
+        world.now = world.now.plus_ms(60_000);
+        world.ok(Command::Tick);
+        world.durable();
+        let mut copy = World::with_log(world, world.log.clone());
+        copy.try_reboot().unwrap();
+        for world in [&mut *world, &mut copy] {
+            let hello = world.hello.clone();
+            let _ = world.call(Command::ConnectSandbox { hello });
+        }
+        let probe = Probe {
+            policy: history.policy,
+            policy_key: history.policy_key,
+            credential: history.credential,
+            admission: history.admission,
+        };
+        prop_assert_eq!(observe(&mut history.world, &probe), observe(&mut copy, &probe));
+    }
+}

@@ -1,0 +1,19 @@
+//! Who lies, and what meets him: each test attacks the real state machine as one liar would.
+//!
+//! docs/THREAT-MODEL.md names these tests.
+
+mod agent;
+mod approver;
+mod canary;
+mod floods;
+mod fold;
+mod host;
+mod labels;
+mod log;
+mod owner;
+mod phases;
+mod quotas;
+mod races;
+mod sandbox;
+#[path = "../world/mod.rs"]
+mod world;
