@@ -1,11 +1,11 @@
 //! The real binary over a real bundle, whole and tampered with.
 #![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use ed25519_dalek::SigningKey;
 use toani_audit::{
-    bundle::{BundleIndex, Draft, Entry},
+    bundle::{BundleFormat, BundleIndex, FileEntry, FileKind, INDEX_NAME, tar},
     chain::Links,
     checkpoint,
 };
@@ -58,14 +58,29 @@ fn make() -> (Vec<u8>, TrustFile) {
     let mut links = Links::new();
     links.advance(&record, Record::hash_of(&leaf)).unwrap();
     let note = checkpoint::sign(ORIGIN, 1, &links.frontier().root(), &key);
-    let mut draft = Draft::new(&manifest, &note).unwrap();
-    let entry = Entry { index: 0, leaf: &leaf, proof: &[] };
-    draft.record(&entry).unwrap();
     let instance = Manifest::id_of(&manifest);
-    let index = draft.index(instance, boot, tenant.clone(), 0..=0, Time::from_ms(2_000)).unwrap();
-    let index = BundleIndex::decode(&index).unwrap();
+    let mut files = BTreeMap::from([
+        (FileKind::Readme.name(), b"how to verify".to_vec()),
+        (FileKind::Manifest.name(), manifest),
+        (FileKind::Checkpoint.name(), note.clone().into_bytes()),
+        (FileKind::Record(0).name(), leaf),
+        (FileKind::Proof(0).name(), b"[]".to_vec()),
+    ]);
+    let entries = files.iter().map(|(name, bytes)| (name.clone(), FileEntry::of(bytes)));
+    let index = BundleIndex {
+        format: BundleFormat::V1,
+        instance,
+        boot,
+        tenant: tenant.clone(),
+        tenant_last_sequence: 0,
+        from_sequence: 0,
+        checkpoint: Hash::of(note.as_bytes()),
+        made_at: Time::from_ms(2_000),
+        files: entries.collect(),
+    };
     let signed = Signed::by(&key, Label::BundleIndex, index).unwrap();
-    let bundle = draft.finish(canonical::encode(&signed).unwrap()).unwrap();
+    files.insert(INDEX_NAME.into(), canonical::encode(&signed).unwrap());
+    let bundle = tar::write(&files).unwrap();
     let trust = TrustFile {
         format: TrustFormat::V1,
         instance,

@@ -5,8 +5,10 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use memchr::memmem::Finder;
-use toani_audit::tree::{Nodes, node_hash};
+use toani_audit::tree::node_hash;
 use toani_protocol::{Hash, TenantId, record::Record};
+
+use crate::proofs::Nodes;
 
 static INDEX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"index\":"));
 static PREVIOUS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"previous\":\""));
@@ -123,7 +125,8 @@ impl Nodes for Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use toani_audit::tree::{Frontier, root_at};
+    use crate::proofs::root_at;
+    use toani_audit::tree::Frontier;
 
     #[test]
     fn a_leaf_is_placed_by_its_own_fields() {

@@ -25,15 +25,18 @@
 //!   now and then in the middle of somebody's execution, and of a file whose end is not its size.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bundle;
 mod file;
 mod frame;
 mod fsck;
 mod index;
 mod log;
+mod proofs;
 mod signatures;
 mod writer;
 
 pub use file::{OpenError, Recovery, Storage};
 pub use fsck::{FsckError, FsckReport, fsck};
 pub use log::{AuditLog, Leaves, LogError, Options, ReadError};
+pub use proofs::ProofError;
 pub use writer::{Failure, WINDOW};

@@ -11,13 +11,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use toani_audit::tree::{self, ProofError};
 use toani_protocol::{Hash, TenantId, limits::RECORD_BYTES_MAX, sign::PublicKey};
 use tokio::sync::watch;
 
 use crate::{
     file::{self, CHECKPOINT, OpenError, Opened, Recovery, Storage, read_leaf},
     index::Placed,
+    proofs::{self, ProofError},
     signatures::Signatures,
     writer::{Failure, Shared, WINDOW, Writer},
 };
@@ -262,19 +262,19 @@ impl AuditLog {
     /// Proof that the record at `index` is in the tree over the first `size` records.
     pub fn inclusion_proof(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
         let nodes = self.0.shared.index();
-        Ok(tree::inclusion_proof(&*nodes, index, size)?)
+        Ok(proofs::inclusion_proof(&*nodes, index, size)?)
     }
 
     /// Proof that the tree over `old` records is a prefix of the one over `new`.
     pub fn consistency_proof(&self, old: u64, new: u64) -> Result<Vec<Hash>, ReadError> {
         let nodes = self.0.shared.index();
-        Ok(tree::consistency_proof(&*nodes, old, new)?)
+        Ok(proofs::consistency_proof(&*nodes, old, new)?)
     }
 
     /// Root of the tree over the first `size` records.
     pub fn root(&self, size: u64) -> Result<Hash, ReadError> {
         let nodes = self.0.shared.index();
-        Ok(tree::root_at(&*nodes, size)?)
+        Ok(proofs::root_at(&*nodes, size)?)
     }
 
     /// Keeps a signed note over `size` records, unless a later one is kept. Replaces the file

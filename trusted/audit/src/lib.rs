@@ -1,4 +1,4 @@
-//! The audit log's mathematics: making it and verifying it, without input or output.
+//! The audit log's mathematics: continuing it and verifying it, without input or output.
 //!
 //! The enclave signs records ([`toani_protocol::record`]). They form a chain ([`chain`]) and are
 //! the leaves of a Merkle tree ([`tree`]), whose root the enclave signs as a C2SP checkpoint
@@ -6,7 +6,8 @@
 //! that a stranger needs to verify them against a trust file of his own.
 //!
 //! This crate reads no file and no clock, and it believes nothing that it did not verify. It does
-//! not store the log either: host/audit-log does, and it is not believed.
+//! not store the log or collect proofs and bundles either: host/audit-log does, and it is not
+//! believed.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -22,6 +23,3 @@ pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
 pub mod tree;
-
-#[cfg(test)]
-pub(crate) mod world;

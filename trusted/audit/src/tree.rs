@@ -69,103 +69,6 @@ fn fold(peaks: &[Hash]) -> Hash {
     peaks.fold(*last, |right, left| node_hash(left, &right))
 }
 
-/// Stored hashes of perfect subtrees.
-pub trait Nodes {
-    /// Root over the leaves `index * 2^level .. (index + 1) * 2^level`, if all of them are there.
-    fn node(&self, level: u32, index: u64) -> Option<Hash>;
-}
-
-impl<F: Fn(u32, u64) -> Option<Hash>> Nodes for F {
-    fn node(&self, level: u32, index: u64) -> Option<Hash> {
-        self(level, index)
-    }
-}
-
-/// A proof cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProofError {
-    #[error("the tree is not as large as that")]
-    Range,
-    #[error("a node of the tree is missing in the store")]
-    Missing,
-}
-
-/// Root of the tree over the first `size` leaves.
-pub fn root_at(nodes: &dyn Nodes, size: u64) -> Result<Hash, ProofError> {
-    range_root(nodes, 0, size)
-}
-
-/// Proof that the leaf at `index` is in the tree of `size` leaves (RFC 9162, section 2.1.3.1).
-pub fn inclusion_proof(nodes: &dyn Nodes, index: u64, size: u64) -> Result<Vec<Hash>, ProofError> {
-    if index >= size {
-        return Err(ProofError::Range);
-    }
-    let (mut low, mut high) = (0, size);
-    let mut path = Vec::new();
-    while let Some(middle) = split(low, high) {
-        if index < middle {
-            path.push(range_root(nodes, middle, high)?);
-            high = middle;
-        } else {
-            path.push(range_root(nodes, low, middle)?);
-            low = middle;
-        }
-    }
-    path.reverse();
-    Ok(path)
-}
-
-/// Proof that the tree of `old` leaves is a prefix of the one of `new` (RFC 9162, section
-/// 2.1.4.1). Empty where both are the same or the old one is empty.
-pub fn consistency_proof(nodes: &dyn Nodes, old: u64, new: u64) -> Result<Vec<Hash>, ProofError> {
-    if old > new {
-        return Err(ProofError::Range);
-    }
-    if old == 0 || old == new {
-        return Ok(Vec::new());
-    }
-    let (mut low, mut high) = (0, new);
-    let mut path = Vec::new();
-    while old < high {
-        let Some(middle) = split(low, high) else {
-            break;
-        };
-        if old <= middle {
-            path.push(range_root(nodes, middle, high)?);
-            high = middle;
-        } else {
-            path.push(range_root(nodes, low, middle)?);
-            low = middle;
-        }
-    }
-    // Without a step to the right, the old tree itself is the subtree, and its root is known.
-    if low > 0 {
-        path.push(range_root(nodes, low, high)?);
-    }
-    path.reverse();
-    Ok(path)
-}
-
-/// Where the RFC splits the leaves `low..high`: after the largest power of two below their number.
-fn split(low: u64, high: u64) -> Option<u64> {
-    let last = high.checked_sub(low)?.checked_sub(1)?;
-    let left = 1u64.checked_shl(last.checked_ilog2()?)?;
-    low.checked_add(left)
-}
-
-/// Root over `low..high`, where `low` is a multiple of the size of the subtree.
-fn range_root(nodes: &dyn Nodes, low: u64, high: u64) -> Result<Hash, ProofError> {
-    let mut peaks = Vec::new();
-    let mut at = low;
-    while let Some(level) = high.saturating_sub(at).checked_ilog2() {
-        let width = 1u64.checked_shl(level).ok_or(ProofError::Range)?;
-        let index = at.checked_shr(level).ok_or(ProofError::Range)?;
-        peaks.push(nodes.node(level, index).ok_or(ProofError::Missing)?);
-        at = at.checked_add(width).ok_or(ProofError::Range)?;
-    }
-    Ok(fold(&peaks))
-}
-
 /// A proof does not prove what it claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the Merkle proof does not lead to the root")]
@@ -357,13 +260,6 @@ mod tests {
         (0..count).map(|i| Hash::of(&i.to_be_bytes())).collect()
     }
 
-    fn nodes(leaves: &[Hash]) -> impl Fn(u32, u64) -> Option<Hash> + '_ {
-        move |level, index| {
-            let low = usize::try_from(index).ok()? << level;
-            leaves.get(low..low + (1 << level)).map(naive)
-        }
-    }
-
     #[test]
     fn the_roots_of_certificate_transparency() {
         let mut frontier = Frontier::new();
@@ -377,39 +273,29 @@ mod tests {
         }
     }
 
+    /// Path of leaf 5 in the tree of 8, and consistency of 6 with 8 (CT reference vectors).
     #[test]
     fn the_proofs_of_certificate_transparency() {
-        let leaves: Vec<Hash> = INPUTS.iter().map(|input| Record::hash_of(input)).collect();
-        let nodes = nodes(&leaves);
-        // Path of leaf 5 in the tree of 8, and consistency of 6 with 8 (CT reference vectors).
-        let path = inclusion_proof(&nodes, 5, 8).unwrap();
-        assert_eq!(
-            path,
-            [
-                hex("bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b"),
-                hex("ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"),
-                hex("d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
-            ]
-        );
-        let proof = consistency_proof(&nodes, 6, 8).unwrap();
-        assert_eq!(
-            proof,
-            [
-                hex("0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a"),
-                hex("ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"),
-                hex("d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
-            ]
-        );
+        let [.., six, _, eight] = ROOTS.map(hex);
+        let shared = [
+            hex("ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"),
+            hex("d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
+        ];
+        let first = hex("bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b");
+        let path = [first, shared[0], shared[1]];
+        assert_eq!(verify_inclusion(&Record::hash_of(INPUTS[5]), 5, 8, &path, &eight), Ok(()));
+        let first = hex("0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a");
+        let proof = [first, shared[0], shared[1]];
+        assert_eq!(verify_consistency(6, 8, &proof, &six, &eight), Ok(()));
     }
 
     #[test]
-    fn every_small_proof_is_the_defined_one_and_verifies() {
+    fn every_small_proof_as_defined_verifies() {
         for size in 1..=33 {
             let leaves = leaves(size);
-            let (nodes, root) = (nodes(&leaves), naive(&leaves));
+            let root = naive(&leaves);
             for index in 0..size {
-                let proof = inclusion_proof(&nodes, index as u64, size as u64).unwrap();
-                assert_eq!(proof, naive_path(index, &leaves));
+                let proof = naive_path(index, &leaves);
                 for claimed in 0..size + 2 {
                     let verdict = verify_inclusion(
                         &leaves[index],
@@ -422,10 +308,7 @@ mod tests {
                 }
             }
             for old in 0..=size {
-                let proof = consistency_proof(&nodes, old as u64, size as u64).unwrap();
-                if old > 0 {
-                    assert_eq!(proof, naive_subproof(old, &leaves, true));
-                }
+                let proof = if old > 0 { naive_subproof(old, &leaves, true) } else { Vec::new() };
                 let old_root = naive(&leaves[..old]);
                 for claimed in 0..size + 2 {
                     let verdict =
@@ -443,12 +326,10 @@ mod tests {
             spot in any::<prop::sample::Index>(), how in 0..4,
         ) {
             let leaves = leaves(size);
-            let (nodes, root) = (nodes(&leaves), naive(&leaves));
-            let index = pick.index(size);
+            let (root, index) = (naive(&leaves), pick.index(size));
             let mut frontier = Frontier::new();
             leaves.iter().for_each(|leaf| frontier.push(*leaf));
             prop_assert_eq!(frontier.root(), root);
-            prop_assert_eq!(root_at(&nodes, size as u64), Ok(root));
             let change = |proof: &mut Vec<Hash>| match how {
                 0 => proof.push(Hash::ZERO),
                 1 => proof.insert(0, root),
@@ -461,16 +342,13 @@ mod tests {
                 }
                 _ => proof.push(root),
             };
-            let mut proof = inclusion_proof(&nodes, index as u64, size as u64).unwrap();
+            let mut path = naive_path(index, &leaves);
+            change(&mut path);
+            let mut proof = naive_subproof(index + 1, &leaves, true);
             change(&mut proof);
+            let (leaf, old_root) = (leaves[index], naive(&leaves[..=index]));
             let (index, size) = (index as u64, size as u64);
-            prop_assert!(
-                verify_inclusion(&leaves[pick.index(leaves.len())], index, size, &proof, &root)
-                    .is_err()
-            );
-            let old_root = naive(&leaves[..=pick.index(leaves.len())]);
-            let mut proof = consistency_proof(&nodes, index + 1, size).unwrap();
-            change(&mut proof);
+            prop_assert!(verify_inclusion(&leaf, index, size, &path, &root).is_err());
             prop_assert!(verify_consistency(index + 1, size, &proof, &old_root, &root).is_err());
         }
 

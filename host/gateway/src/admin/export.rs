@@ -8,8 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use toani_audit::bundle::{Draft, DraftError, Entry};
-use toani_audit_log::ReadError;
+use toani_audit_log::{
+    ReadError,
+    bundle::{Draft, DraftError, Entry},
+};
 use toani_enclave_host::now;
 use toani_protocol::{
     Reason, TenantId,

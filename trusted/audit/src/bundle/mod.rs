@@ -29,12 +29,10 @@ use toani_protocol::{
     limits::MESSAGE_BYTES_MAX,
 };
 
-mod make;
 mod report;
 pub mod tar;
 mod verify;
 
-pub use make::{Draft, DraftError, Entry};
 pub use report::Report;
 pub use verify::{Verified, verify};
 
@@ -43,7 +41,7 @@ pub const INDEX_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
 /// Files of one bundle.
 pub const FILES_MAX: usize = 150_000;
 /// An index has ten digits in a file name.
-const INDEX_MAX: u64 = 9_999_999_999;
+pub const INDEX_MAX: u64 = 9_999_999_999;
 
 pub const INDEX_NAME: &str = "index.json";
 pub const README_NAME: &str = "README.txt";
@@ -85,7 +83,7 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         Self { sha256: Hash::of(bytes), bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX) }
     }
 }
@@ -113,7 +111,7 @@ impl BundleIndex {
 
 /// What a file of a bundle is, as its name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum FileKind {
+pub enum FileKind {
     Readme,
     Manifest,
     Checkpoint,
@@ -126,7 +124,7 @@ enum FileKind {
 
 impl FileKind {
     /// `None` for the index and for names that a bundle does not have.
-    fn of(name: &str) -> Option<Self> {
+    pub fn of(name: &str) -> Option<Self> {
         let kind = match name {
             README_NAME => Self::Readme,
             MANIFEST_NAME => Self::Manifest,
@@ -148,7 +146,7 @@ impl FileKind {
         (kind.name() == name).then_some(kind)
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self {
             Self::Readme => README_NAME.into(),
             Self::Manifest => MANIFEST_NAME.into(),
@@ -255,4 +253,25 @@ impl core::fmt::Display for BundleError {
 impl core::error::Error for BundleError {}
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_have_one_spelling() {
+        for good in ["records/0000000007.json", "receipts/exe_1.json", "checkpoint"] {
+            assert!(FileKind::of(good).is_some(), "{good}");
+        }
+        for bad in [
+            "index.json",
+            "records/7.json",
+            "records/+000000007.json",
+            "records/00000000007.json",
+            "records/0000000007.json/",
+            "policies/AB.json",
+            "receipts/../x.json",
+            "other",
+        ] {
+            assert!(FileKind::of(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,8 +1,9 @@
-//! Test support: a small whole instance with two tenants.
+//! Test support: a small whole instance with two tenants. host/audit-log makes bundles of it.
 
-use alloc::{collections::BTreeMap, vec, vec::Vec};
+use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
+use toani_audit::chain::ChainVerifier;
 use toani_protocol::{
     ActionId, ActionName, AgentId, BootId, ExecutionId, Hash, Namespace, PolicyId, ServiceId,
     TenantId, Time, UserId,
@@ -11,14 +12,7 @@ use toani_protocol::{
     instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat},
     policy::{Policy, PolicyFormat, Tier},
     record::{About, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
-    sign::{Bytes, Label, PublicKey, Signature, Signed, sign},
-    trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
-};
-
-use crate::{
-    bundle::{BundleIndex, Draft, Entry},
-    chain::ChainVerifier,
-    checkpoint, tree,
+    sign::{Label, PublicKey, Signature, Signed, sign},
 };
 
 pub(crate) const ORIGIN: &str = "log.example/1";
@@ -187,65 +181,5 @@ impl World {
         self.chain.push(&leaf).unwrap();
         self.leaves.push(leaf);
         index
-    }
-
-    pub(crate) fn draft(&self, indices: &[u64]) -> Draft {
-        let hashes: Vec<Hash> = self.leaves.iter().map(|leaf| Record::hash_of(leaf)).collect();
-        let nodes = |level: u32, at: u64| {
-            let low = usize::try_from(at).ok()? << level;
-            let mut subtree = tree::Frontier::new();
-            let leaves = hashes.get(low..low + (1 << level))?;
-            leaves.iter().for_each(|leaf| subtree.push(*leaf));
-            Some(subtree.root())
-        };
-        let size = self.leaves.len() as u64;
-        let root = self.chain.links().frontier().root();
-        let note = checkpoint::sign(ORIGIN, size, &root, &self.log);
-        let mut draft = Draft::new(&self.manifest, &note).unwrap();
-        for index in indices {
-            let proof = tree::inclusion_proof(&nodes, *index, size).unwrap();
-            let leaf = &self.leaves[usize::try_from(*index).unwrap()];
-            let entry = Entry { index: *index, leaf, proof: &proof };
-            draft.record(&entry).unwrap();
-        }
-        for hash in draft.missing() {
-            let documents = [&self.policy, &self.admission];
-            let named = documents.into_iter().find(|bytes| Hash::of(bytes) == hash);
-            draft.document(named.unwrap()).unwrap();
-        }
-        assert_eq!(draft.missing(), []);
-        draft
-    }
-
-    pub(crate) fn seal(&self, draft: Draft, from: u64, to: u64) -> Vec<u8> {
-        let instance = Manifest::id_of(&self.manifest);
-        let boot = BootId::new("boot_1").unwrap();
-        let made_at = Time::from_ms(5000);
-        let index = draft.index(instance, boot, tenant(3), from..=to, made_at).unwrap();
-        let index = BundleIndex::decode(&index).unwrap();
-        let signed = Signed::by(&self.log, Label::BundleIndex, index).unwrap();
-        draft.finish(canonical::encode(&signed).unwrap()).unwrap()
-    }
-
-    pub(crate) fn bundle(&self) -> Vec<u8> {
-        let mut draft = self.draft(&[0, 1, 3, 4, 6]);
-        let execution = ExecutionId::new("exe_1").unwrap();
-        draft.receipt(execution, &self.receipt).unwrap();
-        self.seal(draft, 0, 3)
-    }
-
-    pub(crate) fn trust(&self) -> TrustFile {
-        TrustFile {
-            format: TrustFormat::V1,
-            instance: Manifest::id_of(&self.manifest),
-            tenant: Some(tenant(3)),
-            mrenclaves: vec![measurement()],
-            log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key(1)) },
-            intake_key: IntakeKey(Bytes(vec![0; 32])),
-            sgx_roots: Vec::new(),
-            snp_roots: Vec::new(),
-            witnesses: Vec::new(),
-            witness_quorum: 0,
-        }
     }
 }

@@ -1,12 +1,87 @@
 //! A bundle of a small instance, and every way to tamper with that which we thought of.
 
-use alloc::{string::ToString, vec};
-
 use proptest::prelude::*;
-use toani_protocol::{assurance::Assurance, sign::PublicKey, trust::TrustFile};
+use toani_audit::{
+    bundle::{tar, verify},
+    checkpoint,
+    tree::Frontier,
+};
+use toani_protocol::{
+    assurance::Assurance,
+    instance::Manifest,
+    sign::{Bytes, Label, PublicKey, Signed},
+    trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
+};
 
 use super::*;
-use crate::world::{World, key, tenant};
+use crate::proofs;
+
+#[path = "../../../../trusted/audit/tests/world/mod.rs"]
+mod world;
+
+use world::{ORIGIN, World, key, measurement, tenant};
+
+impl World {
+    fn draft(&self, indices: &[u64]) -> Draft {
+        let hashes: Vec<Hash> = self.leaves.iter().map(|leaf| Record::hash_of(leaf)).collect();
+        let nodes = |level: u32, at: u64| {
+            let low = usize::try_from(at).ok()? << level;
+            let mut subtree = Frontier::new();
+            let leaves = hashes.get(low..low + (1 << level))?;
+            leaves.iter().for_each(|leaf| subtree.push(*leaf));
+            Some(subtree.root())
+        };
+        let size = self.leaves.len() as u64;
+        let root = self.chain.links().frontier().root();
+        let note = checkpoint::sign(ORIGIN, size, &root, &self.log);
+        let mut draft = Draft::new(&self.manifest, &note).unwrap();
+        for index in indices {
+            let proof = proofs::inclusion_proof(&nodes, *index, size).unwrap();
+            let leaf = &self.leaves[usize::try_from(*index).unwrap()];
+            let entry = Entry { index: *index, leaf, proof: &proof };
+            draft.record(&entry).unwrap();
+        }
+        for hash in draft.missing() {
+            let documents = [&self.policy, &self.admission];
+            let named = documents.into_iter().find(|bytes| Hash::of(bytes) == hash);
+            draft.document(named.unwrap()).unwrap();
+        }
+        assert_eq!(draft.missing(), []);
+        draft
+    }
+
+    fn seal(&self, draft: Draft, from: u64, to: u64) -> Vec<u8> {
+        let instance = Manifest::id_of(&self.manifest);
+        let boot = BootId::new("boot_1").unwrap();
+        let made_at = Time::from_ms(5000);
+        let index = draft.index(instance, boot, tenant(3), from..=to, made_at).unwrap();
+        let index = BundleIndex::decode(&index).unwrap();
+        let signed = Signed::by(&self.log, Label::BundleIndex, index).unwrap();
+        draft.finish(canonical::encode(&signed).unwrap()).unwrap()
+    }
+
+    fn bundle(&self) -> Vec<u8> {
+        let mut draft = self.draft(&[0, 1, 3, 4, 6]);
+        let execution = ExecutionId::new("exe_1").unwrap();
+        draft.receipt(execution, &self.receipt).unwrap();
+        self.seal(draft, 0, 3)
+    }
+
+    fn trust(&self) -> TrustFile {
+        TrustFile {
+            format: TrustFormat::V1,
+            instance: Manifest::id_of(&self.manifest),
+            tenant: Some(tenant(3)),
+            mrenclaves: vec![measurement()],
+            log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key(1)) },
+            intake_key: IntakeKey(Bytes(vec![0; 32])),
+            sgx_roots: Vec::new(),
+            snp_roots: Vec::new(),
+            witnesses: Vec::new(),
+            witness_quorum: 0,
+        }
+    }
+}
 
 fn code(bundle: &[u8], trust: &TrustFile) -> &'static str {
     verify(bundle, trust).map_or_else(|e| e.code(), |_| "verified")
@@ -153,25 +228,6 @@ fn the_trust_file_decides() {
     assert_eq!(with(&|t| t.log.key = PublicKey::of(&key(9))), "index_signature");
     assert_eq!(with(&|t| t.log.origin = "other".into()), "manifest");
     assert_eq!(with(&|t| t.witness_quorum = 1), "witnesses");
-}
-
-#[test]
-fn file_names_have_one_spelling() {
-    for good in ["records/0000000007.json", "receipts/exe_1.json", "checkpoint"] {
-        assert!(FileKind::of(good).is_some(), "{good}");
-    }
-    for bad in [
-        "index.json",
-        "records/7.json",
-        "records/+000000007.json",
-        "records/00000000007.json",
-        "records/0000000007.json/",
-        "policies/AB.json",
-        "receipts/../x.json",
-        "other",
-    ] {
-        assert!(FileKind::of(bad).is_none(), "{bad}");
-    }
 }
 
 proptest! {

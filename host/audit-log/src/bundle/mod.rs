@@ -1,21 +1,19 @@
 //! Making a bundle: collect the files, let the enclave sign the index, write the archive.
 
-use alloc::{
+use std::{
     collections::{BTreeMap, BTreeSet},
-    string::String,
-    vec::Vec,
+    ops::RangeInclusive,
 };
 
+use toani_audit::bundle::{
+    BundleFormat, BundleIndex, CHECKPOINT_NAME, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX,
+    INDEX_MAX, INDEX_NAME, tar,
+};
 use toani_protocol::{
     BootId, ExecutionId, Hash, TenantId, Time,
     canonical::{self, CanonicalError},
     limits::BUNDLE_BYTES_MAX,
     record::Record,
-};
-
-use super::{
-    BundleFormat, BundleIndex, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX, INDEX_MAX,
-    INDEX_NAME, tar,
 };
 
 const README: &[u8] = include_bytes!("README.txt");
@@ -46,7 +44,7 @@ pub struct Entry<'a> {
 /// makes a bundle verifies it afterwards.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    pub(super) files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Vec<u8>>,
     bytes: usize,
     /// Policies and admission lists that the records name.
     policies: BTreeSet<Hash>,
@@ -111,12 +109,12 @@ impl Draft {
     }
 
     /// Adds a canonical `Signed<Policy>`.
-    pub(crate) fn policy(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
+    fn policy(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
         self.put(&FileKind::Policy(Hash::of(bytes)), bytes)
     }
 
     /// Adds a canonical `Signed<AdmissionList>`.
-    pub(crate) fn admission(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
+    fn admission(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
         self.put(&FileKind::Admission(Hash::of(bytes)), bytes)
     }
 
@@ -142,13 +140,13 @@ impl Draft {
         instance: Hash,
         boot: BootId,
         tenant: TenantId,
-        sequences: core::ops::RangeInclusive<u64>,
+        sequences: RangeInclusive<u64>,
         made_at: Time,
     ) -> Result<Vec<u8>, DraftError> {
         let entries = self.files.iter();
         let files: BTreeMap<String, FileEntry> =
             entries.map(|(name, bytes)| (name.clone(), FileEntry::of(bytes))).collect();
-        let checkpoint = files.get(super::CHECKPOINT_NAME);
+        let checkpoint = files.get(CHECKPOINT_NAME);
         let index = BundleIndex {
             format: BundleFormat::V1,
             instance,
@@ -173,3 +171,6 @@ impl Draft {
         tar::write(&self.files).map_err(|_| DraftError::TooLarge)
     }
 }
+
+#[cfg(test)]
+mod tests;
