@@ -17,6 +17,9 @@ const ORDER: &str = r#"{"symbol": "ACME", "quantity": 1}"#;
 const MOMENTS: u64 = 12;
 const STEP: Duration = Duration::from_millis(4);
 
+/// The supervisor's single-threaded part, which forks; the kernel names it after /proc/self/exe.
+const LAUNCHER: &str = "exe";
+
 struct World {
     plane: Plane,
     upstream: Brokerage,
@@ -44,7 +47,7 @@ impl World {
         // The kernel cuts names to 15 characters, and names what runs from memory as it likes.
         let name = &victim[..victim.len().min(15)];
         let found = descendants(pid).unwrap().into_iter().find(|(_, found)| match victim {
-            "toani-connector" => !found.starts_with("toani"),
+            "toani-connector" => !found.starts_with("toani") && found != LAUNCHER,
             _ => found == name,
         });
         if let Some((pid, _)) = &found {
@@ -153,7 +156,7 @@ fn the_connector_is_killed() {
 fn killed_while_the_upstream_acts() {
     let mut world = World::new(1500);
     for (i, victim) in
-        ["toani", "toani-enclave", "toani-sandbox", "toani-connector"].into_iter().enumerate()
+        ["toani", "toani-enclave", "toani-sandbox", LAUNCHER, "toani-connector"].into_iter().enumerate()
     {
         let orders = u64::try_from(i).unwrap() + 1;
         let key = format!("act-{victim}");
