@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 use toani_protocol::{
-    Reason, TenantId,
-    canonical,
+    Reason, TenantId, canonical,
     policy::api_key_hash,
     request::{ActionRequest, AgentProof},
     sign::{self, Label, PublicKey},
@@ -94,7 +93,10 @@ fn only_one_reading_of_a_request_is_read() {
     for (what, bytes) in [
         ("an unsafe integer", edit("\"x\"", "9007199254740993")),
         ("a key twice", edit("{\"account\":\"x\"}", "{\"account\":\"x\",\"account\":\"y\"}")),
-        ("a field twice", edit("\"agent\":\"trader\"", "\"agent\":\"trader\",\"agent\":\"simple\"")),
+        (
+            "a field twice",
+            edit("\"agent\":\"trader\"", "\"agent\":\"trader\",\"agent\":\"simple\""),
+        ),
         ("a field more", edit("\"agent\":\"trader\"", "\"admin\":true,\"agent\":\"trader\"")),
         ("white space", edit(",\"agent\"", ", \"agent\"")),
         ("an escape", edit("\"x\"", "\"\\u0078\"")),
@@ -126,10 +128,7 @@ fn a_request_is_for_one_place_and_time() {
             Reason::RequestInstance,
         ),
         (ActionRequest { boot: "boot_x".parse().unwrap(), ..good.clone() }, Reason::RequestBoot),
-        (
-            ActionRequest { expires_at: now.plus_ms(hour + 1), ..good.clone() },
-            Reason::RequestLife,
-        ),
+        (ActionRequest { expires_at: now.plus_ms(hour + 1), ..good.clone() }, Reason::RequestLife),
         (ActionRequest { expires_at: now, ..good.clone() }, Reason::RequestLife),
         (
             ActionRequest {
@@ -152,7 +151,10 @@ fn nobody_asks_for_what_the_policy_does_not_list() {
     let good = read(&world, json!({"account": "x"}));
     let stranger = TenantId::of_first_key(&PublicKey::of(&agent()));
     for (bad, reason) in [
-        (ActionRequest { service: "bank".parse().unwrap(), ..good.clone() }, Reason::ServiceUnknown),
+        (
+            ActionRequest { service: "bank".parse().unwrap(), ..good.clone() },
+            Reason::ServiceUnknown,
+        ),
         (ActionRequest { action: "sell".parse().unwrap(), ..good.clone() }, Reason::ActionUnknown),
         (ActionRequest { agent: "other".parse().unwrap(), ..good.clone() }, Reason::AgentUnknown),
         (ActionRequest { agent: "simple".parse().unwrap(), ..good.clone() }, Reason::AgentProof),
@@ -321,8 +323,7 @@ fn a_revoked_agent_comes_back_with_a_new_key_only() {
     world.reboot();
     assert_eq!(world.refusal("k3"), Reason::AgentRevoked, "after a restart");
     let mut document = policy_document(3);
-    document["agents"]["trader"]["key"] =
-        json!({"ed25519": PublicKey::of(&signing_key(77))});
+    document["agents"]["trader"]["key"] = json!({"ed25519": PublicKey::of(&signing_key(77))});
     world.activate(document).unwrap();
     assert_eq!(world.refusal("k4"), Reason::AgentProof, "the old key is nobody's");
     let request = world.request("read_balance", json!({"account": "x"}), "k5");

@@ -48,8 +48,14 @@ fn an_assertion_must_be_of_this_ceremony() {
         ("cross-origin", Gesture { extra: ",\"crossOrigin\":true", ..good() }),
         ("cross-origin as text", Gesture { extra: ",\"crossOrigin\":\"false\"", ..good() }),
         ("framed", Gesture { extra: ",\"topOrigin\":\"https://evil.example\"", ..good() }),
-        ("framed by itself", Gesture { extra: ",\"topOrigin\":\"https://approve.example\"", ..good() }),
-        ("the origin twice", Gesture { extra: ",\"origin\":\"https://approve.example\"", ..good() }),
+        (
+            "framed by itself",
+            Gesture { extra: ",\"topOrigin\":\"https://approve.example\"", ..good() },
+        ),
+        (
+            "the origin twice",
+            Gesture { extra: ",\"origin\":\"https://approve.example\"", ..good() },
+        ),
         ("the type twice", Gesture { extra: ",\"type\":\"webauthn.get\"", ..good() }),
         ("nobody present", Gesture { flags: 0x04, ..good() }),
         ("nobody verified", Gesture { flags: 0x01, ..good() }),
@@ -118,7 +124,10 @@ fn an_assertion_must_be_over_this_statement() {
         ("a list", "[]".to_owned()),
         ("a byte order mark", format!("\u{feff}{good}")),
         ("something behind", format!("{good} x")),
-        ("deep", format!("{},\"x\":{}1{}}}", &good[..good.len() - 1], "[".repeat(99), "]".repeat(99))),
+        (
+            "deep",
+            format!("{},\"x\":{}1{}}}", &good[..good.len() - 1], "[".repeat(99), "]".repeat(99)),
+        ),
     ] {
         let evidence = assembled(&statement, text, authenticator_data(5, &[]));
         assert_eq!(world.approve(&evidence), REFUSED, "{what}");

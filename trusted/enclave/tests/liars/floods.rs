@@ -4,8 +4,7 @@ use serde_json::json;
 use toani_protocol::{
     Reason, canonical,
     limits::{
-        REFUSAL_WINDOW_MS, REFUSALS_PER_AGENT_MAX, UNDURABLE_RECORDS_MAX,
-        UNDURABLE_RECORDS_RESERVE,
+        REFUSAL_WINDOW_MS, REFUSALS_PER_AGENT_MAX, UNDURABLE_RECORDS_MAX, UNDURABLE_RECORDS_RESERVE,
     },
     record::{Outcome, RecordKind},
     request::AgentProof,
@@ -59,7 +58,9 @@ fn an_agent_has_a_budget_of_refusals() {
     assert_eq!(world.log.len(), size, "and nothing is written");
     world.now = world.now.plus_ms(REFUSAL_WINDOW_MS);
     world.ok(Command::Tick);
-    assert!(world.redeem(None, &world.request("read_balance", json!({"account": "x"}), "k2")).is_ok());
+    assert!(
+        world.redeem(None, &world.request("read_balance", json!({"account": "x"}), "k2")).is_ok()
+    );
 }
 
 #[test]

@@ -17,18 +17,32 @@ use crate::world::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Read { key: u8, account: u8, simple: bool },
-    Move { key: u8, amount: u64 },
+    Read {
+        key: u8,
+        account: u8,
+        simple: bool,
+    },
+    Move {
+        key: u8,
+        amount: u64,
+    },
     /// Ends the oldest execution: aborted, unknown, refused, succeeded.
     End(u8),
     Wait(u64),
-    Policy { drop_simple: bool, limit: u64 },
+    Policy {
+        drop_simple: bool,
+        limit: u64,
+    },
     RevokePolicy,
-    RevokeAgent { simple: bool },
+    RevokeAgent {
+        simple: bool,
+    },
     PutCredential,
     RevokeCredential,
     PolicyKey,
-    Admit { with_sandbox: bool },
+    Admit {
+        with_sandbox: bool,
+    },
     Reboot,
 }
 
@@ -162,7 +176,8 @@ impl History {
             Step::PolicyKey => self.change_key(),
             Step::Admit { with_sandbox } => {
                 self.admission += 1;
-                let admitted = if with_sandbox { vec![self.world.hello.measurement] } else { vec![] };
+                let admitted =
+                    if with_sandbox { vec![self.world.hello.measurement] } else { vec![] };
                 self.world.ok(self.world.admission(self.admission, admitted));
                 self.connect();
             }

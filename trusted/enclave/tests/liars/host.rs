@@ -33,7 +33,8 @@ fn another_manifest_opens_no_root() {
 
     // A root of the host's own is another instance: what was sealed for the first stays closed.
     let credential = world.credential(2, SECRET);
-    let mut own_world = World { enclave: cold([7; 32], MEASUREMENT), manifest: own, ..World::born() };
+    let mut own_world =
+        World { enclave: cold([7; 32], MEASUREMENT), manifest: own, ..World::born() };
     let Answer::Born { .. } = own_world.ok(Command::Birth { manifest: own_world.manifest.clone() })
     else {
         panic!()
@@ -185,7 +186,8 @@ fn an_invented_request_of_a_signing_agent_is_refused() {
         AgentProof::ApiKey("tk_simple".into()),
     ] {
         let request = bytes.clone();
-        let execute = Command::Execute { token: None, request: request.clone(), proof: proof.clone() };
+        let execute =
+            Command::Execute { token: None, request: request.clone(), proof: proof.clone() };
         assert_eq!(world.call(execute), Err(Reason::AgentProof));
         assert_eq!(world.call(Command::Decide { request, proof }), Err(Reason::AgentProof));
     }
@@ -215,7 +217,9 @@ fn what_an_api_key_asks_for_is_called_the_gateways_word() {
     world.activate(document).unwrap();
     let request = ActionRequest { idempotency_key: "k2".into(), ..request };
     assert_eq!(world.call(command(&request)), Err(Reason::AssuranceAgent));
-    assert!(world.redeem(None, &world.request("read_balance", json!({"account": "x"}), "k3")).is_ok());
+    assert!(
+        world.redeem(None, &world.request("read_balance", json!({"account": "x"}), "k3")).is_ok()
+    );
 }
 
 #[test]
@@ -256,7 +260,8 @@ fn an_export_claims_no_more_than_it_covers() {
     use toani_audit::bundle::{BundleFormat, BundleIndex, FileEntry};
     let mut world = World::new();
     let note = world.durable();
-    let Answer::Coverage { last_sequence, .. } = world.ok(Command::Cover { tenant: tenant() }) else {
+    let Answer::Coverage { last_sequence, .. } = world.ok(Command::Cover { tenant: tenant() })
+    else {
         panic!()
     };
     let file = FileEntry { sha256: Hash::of(note.as_bytes()), bytes: note.len() as u64 };
@@ -271,7 +276,8 @@ fn an_export_claims_no_more_than_it_covers() {
         made_at: world.now,
         files: [(String::from("checkpoint"), file)].into(),
     };
-    let sign = |index: &BundleIndex| Command::SignIndex { index: canonical::encode(index).unwrap() };
+    let sign =
+        |index: &BundleIndex| Command::SignIndex { index: canonical::encode(index).unwrap() };
     let lies = [
         BundleIndex { tenant_last_sequence: last_sequence - 1, ..index.clone() },
         BundleIndex { tenant_last_sequence: last_sequence + 1, ..index.clone() },

@@ -149,7 +149,8 @@ fn two_copies_make_two_logs_of_two_boots() {
     let world = lived();
     let copies: Vec<_> = (0..2).map(|_| boots(&world, world.log.clone()).unwrap()).collect();
     assert_ne!(copies[0].facts().boot, copies[1].facts().boot);
-    let heads: Vec<_> = copies.iter().map(|copy| Record::hash_of(copy.log.last().unwrap())).collect();
+    let heads: Vec<_> =
+        copies.iter().map(|copy| Record::hash_of(copy.log.last().unwrap())).collect();
     assert_ne!(heads[0], heads[1], "a witness cosigns one of them");
     // What one of them sealed under its boot's key never meets a nonce of the other.
     let request = copies[0].request("read_balance", json!({"account": "x"}), "k9");

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 use toani_protocol::{
-    Hash, Reason, TenantId,
-    canonical,
+    Hash, Reason, TenantId, canonical,
     credential::{CredentialHeader, SealedCredential},
     policy::{Endpoint, Injection},
     sign::{self, Bytes, Label, PublicKey},
@@ -201,9 +200,7 @@ fn a_credential_goes_where_its_owner_allows() {
         used(world, &format!("k{version}"))
     };
     let scope = Err(Reason::CredentialScope);
-    let endpoint = |host: &str, port: u16, private: bool| {
-        json!({"host": host, "port": port, "private": private})
-    };
+    let endpoint = |host: &str, port: u16, private: bool| json!({"host": host, "port": port, "private": private});
     for other in [
         endpoint("evil.example", 443, false),
         endpoint("api.broker.example", 444, false),

@@ -201,7 +201,10 @@ fn a_missing_blob_disables_what_needs_it_alone() {
         // And it can be mended.
         if *blob == policy {
             liar.ok(Command::ActivatePolicy { policy: policy.clone() });
-            assert!(liar.redeem(None, &liar.request("read_balance", json!({"account": "x"}), "k2")).is_ok());
+            assert!(
+                liar.redeem(None, &liar.request("read_balance", json!({"account": "x"}), "k2"))
+                    .is_ok()
+            );
         }
     }
 }

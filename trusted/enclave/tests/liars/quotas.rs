@@ -197,8 +197,8 @@ fn tokens_do_not_reserve_and_redeeming_does() {
     }
     let tokens = std::mem::take(&mut model.tokens);
     assert_eq!(tokens.len(), 10);
-    let redeemed = tokens.iter().filter(|(request, token, _)| {
-        model.world.redeem(Some(token), request).is_ok()
-    });
+    let redeemed = tokens
+        .iter()
+        .filter(|(request, token, _)| model.world.redeem(Some(token), request).is_ok());
     assert_eq!(redeemed.count(), 3);
 }

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 use toani_protocol::{
-    Hash, Reason,
-    canonical,
+    Hash, Reason, canonical,
     job::{JobEnd, SandboxHello},
     policy::PolicyKeyChange,
     record::Outcome,
