@@ -28,51 +28,18 @@ levels! {
     TimeSource { Host, Witnessed }
 }
 
-/// The levels of one execution; also the least that an action's policy accepts.
+/// The levels of one execution; also the least that an action's policy accepts: where a policy says
+/// nothing, the least level is enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Assurance {
-    #[serde(default = "lowest::tee")]
     pub tee: Tee,
-    #[serde(default = "lowest::sandbox")]
     pub sandbox: SandboxLevel,
-    #[serde(default = "lowest::agent")]
     pub agent: AgentLevel,
-    #[serde(default = "lowest::approval")]
     pub approval: ApprovalLevel,
-    #[serde(default = "lowest::durability")]
     pub durability: Durability,
-    #[serde(default = "lowest::freshness")]
     pub freshness: Freshness,
-    #[serde(default = "lowest::time")]
     pub time: TimeSource,
-}
-
-/// Where a policy says nothing, the least level is enough.
-mod lowest {
-    use super::*;
-
-    pub(super) fn tee() -> Tee {
-        Tee::None
-    }
-    pub(super) fn sandbox() -> SandboxLevel {
-        SandboxLevel::Native
-    }
-    pub(super) fn agent() -> AgentLevel {
-        AgentLevel::Gateway
-    }
-    pub(super) fn approval() -> ApprovalLevel {
-        ApprovalLevel::None
-    }
-    pub(super) fn durability() -> Durability {
-        Durability::Host
-    }
-    pub(super) fn freshness() -> Freshness {
-        Freshness::Host
-    }
-    pub(super) fn time() -> TimeSource {
-        TimeSource::Host
-    }
 }
 
 impl Assurance {

@@ -4,9 +4,11 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use sha2::{Digest, Sha256};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::text::{bytes_as_text, debug_as_text, serde_as_text};
 
 /// A text that is not an id, a hash or a time of the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,17 +55,13 @@ macro_rules! ids {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
                 Self::new(&String::deserialize(reader)?).map_err(de::Error::custom)
             }
         }
+
+        debug_as_text!($name);
     )*};
 }
 
@@ -164,44 +162,14 @@ impl Hash {
     }
 }
 
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl core::str::FromStr for Hash {
-    type Err = FormError;
-
-    fn from_str(text: &str) -> Result<Self, FormError> {
-        let error = FormError("a hash is sha256: and 64 lower-case hexadecimal digits");
-        let hex = text.strip_prefix("sha256:").ok_or(error)?;
-        let bytes = HEXLOWER.decode(hex.as_bytes()).map_err(|_| error)?;
-        bytes.try_into().map(Self).map_err(|_| error)
-    }
-}
-
-impl Serialize for Hash {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Hash {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        if reader.is_human_readable() {
-            String::deserialize(reader)?.parse().map_err(de::Error::custom)
-        } else {
-            <[u8; 32]>::deserialize(reader).map(Self)
-        }
-    }
-}
+bytes_as_text!(
+    Hash,
+    [u8; 32],
+    "sha256:",
+    HEXLOWER,
+    "a hash is sha256: and 64 lower-case hexadecimal digits"
+);
+debug_as_text!(Hash, Time);
 
 /// Milliseconds since 1970-01-01T00:00:00Z; RFC 3339 in UTC in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -245,12 +213,6 @@ impl fmt::Display for Time {
     }
 }
 
-impl fmt::Debug for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl core::str::FromStr for Time {
     type Err = FormError;
 
@@ -264,21 +226,7 @@ impl core::str::FromStr for Time {
     }
 }
 
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        if reader.is_human_readable() {
-            String::deserialize(reader)?.parse().map_err(de::Error::custom)
-        } else {
-            u64::deserialize(reader).map(Self::from_ms)
-        }
-    }
-}
+serde_as_text!(Time, u64, |ms| Ok(Self::from_ms(ms)));
 
 #[cfg(test)]
 mod tests {

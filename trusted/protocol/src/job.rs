@@ -84,21 +84,20 @@ pub struct JobOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum JobEnd {
     /// The upstream answered.
-    Response {
-        status: u16,
-        body: Vec<u8>,
-    },
-    Redirected {
-        status: u16,
-    },
+    Response { status: u16, body: Vec<u8> },
+    /// The upstream redirected; redirects are not followed.
+    Redirected { status: u16 },
+    /// The answer was larger than the class allows.
     TooLarge,
     /// The answer was not HTTP.
     Malformed,
+    /// The upstream's certificate is not what the policy trusts.
     TlsRefused,
     /// No address of the host may be connected to.
     AddressRefused,
     /// No connection came about.
     Unreachable,
+    /// The time was up.
     TimedOut,
     /// The connector died, overstepped its limits or spoke garbage.
     ConnectorFailed,

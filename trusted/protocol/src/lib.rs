@@ -33,6 +33,7 @@ pub mod reason;
 pub mod record;
 pub mod request;
 pub mod sign;
+mod text;
 pub mod token;
 pub mod trust;
 pub mod wire;

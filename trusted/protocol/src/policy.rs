@@ -7,7 +7,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     assurance::Assurance,
@@ -17,6 +17,7 @@ use crate::{
         ServiceId, TenantId, Time,
     },
     sign::PublicKey,
+    text::{bytes_as_text, debug_as_text},
 };
 
 /// One version of a policy, signed by the tenant's policy key.
@@ -81,40 +82,14 @@ pub struct Passkey {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Es256Key(pub [u8; 65]);
 
-impl fmt::Display for Es256Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "es256:{}", BASE64URL_NOPAD.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Es256Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl core::str::FromStr for Es256Key {
-    type Err = FormError;
-
-    fn from_str(text: &str) -> Result<Self, FormError> {
-        let error = FormError("a passkey is es256: and an uncompressed point in base64url");
-        let body = text.strip_prefix("es256:").ok_or(error)?;
-        let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).map_err(|_| error)?;
-        bytes.try_into().map(Self).map_err(|_| error)
-    }
-}
-
-impl Serialize for Es256Key {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        writer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Es256Key {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        String::deserialize(reader)?.parse().map_err(de::Error::custom)
-    }
-}
+bytes_as_text!(
+    Es256Key,
+    Vec<u8>,
+    "es256:",
+    BASE64URL_NOPAD,
+    "a passkey is es256: and an uncompressed point in base64url"
+);
+debug_as_text!(Es256Key);
 
 /// An agent and how it proves itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -426,44 +401,23 @@ pub struct Window {
 
 /// Resources of one execution's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Class {
-    #[serde(default = "class_memory")]
     pub memory_mib: u32,
-    #[serde(default = "class_processes")]
     pub processes: u32,
-    #[serde(default = "class_tmp")]
     pub tmp_mib: u32,
-    #[serde(default = "class_timeout")]
     pub timeout_ms: u32,
-    #[serde(default = "class_response")]
     pub response_bytes_max: u32,
-}
-
-fn class_memory() -> u32 {
-    512
-}
-fn class_processes() -> u32 {
-    32
-}
-fn class_tmp() -> u32 {
-    16
-}
-fn class_timeout() -> u32 {
-    30_000
-}
-fn class_response() -> u32 {
-    1024 * 1024
 }
 
 impl Default for Class {
     fn default() -> Self {
         Self {
-            memory_mib: class_memory(),
-            processes: class_processes(),
-            tmp_mib: class_tmp(),
-            timeout_ms: class_timeout(),
-            response_bytes_max: class_response(),
+            memory_mib: 512,
+            processes: 32,
+            tmp_mib: 16,
+            timeout_ms: 30_000,
+            response_bytes_max: 1024 * 1024,
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Signatures: always over a label, a zero byte and canonical bytes.
 
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 use core::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
-use crate::{canonical, ids::FormError, limits::SIGNATURES_MAX};
+use crate::{
+    canonical,
+    limits::SIGNATURES_MAX,
+    text::{bytes_as_text, debug_as_text},
+};
 
 /// What kind of thing is signed. No two kinds share a label, so that a signature of one is never
 /// one of another.
@@ -106,85 +110,26 @@ pub fn sign(key: &SigningKey, label: Label, bytes: &[u8]) -> Signature {
     Signature(key.sign(&label.message(bytes)).to_bytes())
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ed25519:{}", BASE64URL_NOPAD.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl core::str::FromStr for PublicKey {
-    type Err = FormError;
-
-    fn from_str(text: &str) -> Result<Self, FormError> {
-        let error = FormError("a public key is ed25519: and 43 characters of base64url");
-        let body = text.strip_prefix("ed25519:").ok_or(error)?;
-        let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).map_err(|_| error)?;
-        bytes.try_into().map(Self).map_err(|_| error)
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() { writer.collect_str(self) } else { self.0.serialize(writer) }
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        if reader.is_human_readable() {
-            String::deserialize(reader)?.parse().map_err(de::Error::custom)
-        } else {
-            <[u8; 32]>::deserialize(reader).map(Self)
-        }
-    }
-}
+bytes_as_text!(
+    PublicKey,
+    [u8; 32],
+    "ed25519:",
+    BASE64URL_NOPAD,
+    "a public key is ed25519: and 43 characters of base64url"
+);
+debug_as_text!(PublicKey, Signature);
 
 /// An Ed25519 signature: 86 characters of base64url in JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 
-impl fmt::Debug for Signature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64URL_NOPAD.encode(&self.0))
-    }
-}
-
-impl core::str::FromStr for Signature {
-    type Err = FormError;
-
-    fn from_str(text: &str) -> Result<Self, FormError> {
-        let error = FormError("a signature is 86 characters of base64url");
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| error)?;
-        bytes.try_into().map(Self).map_err(|_| error)
-    }
-}
-
-impl Serialize for Signature {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() {
-            writer.serialize_str(&BASE64URL_NOPAD.encode(&self.0))
-        } else {
-            writer.serialize_bytes(&self.0)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Signature {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        if reader.is_human_readable() {
-            String::deserialize(reader)?.parse().map_err(de::Error::custom)
-        } else {
-            let bytes = <Vec<u8>>::deserialize(reader)?;
-            bytes.try_into().map(Self).map_err(|_| de::Error::custom("64 bytes"))
-        }
-    }
-}
+bytes_as_text!(
+    Signature,
+    Vec<u8>,
+    "",
+    BASE64URL_NOPAD,
+    "a signature is 86 characters of base64url"
+);
 
 /// Bytes as base64url without padding in JSON.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -196,28 +141,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-        if writer.is_human_readable() {
-            writer.serialize_str(&BASE64URL_NOPAD.encode(&self.0))
-        } else {
-            writer.serialize_bytes(&self.0)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        if reader.is_human_readable() {
-            BASE64URL_NOPAD
-                .decode(String::deserialize(reader)?.as_bytes())
-                .map(Self)
-                .map_err(|_| de::Error::custom("not base64url without padding"))
-        } else {
-            <Vec<u8>>::deserialize(reader).map(Self)
-        }
-    }
-}
+bytes_as_text!(Bytes, Vec<u8>, "", BASE64URL_NOPAD, "not base64url without padding");
 
 /// A document with the signatures that vouch for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

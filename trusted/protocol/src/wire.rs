@@ -34,132 +34,69 @@ pub struct Call {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Makes an instance. Answer: [`Answer::Born`].
-    Birth {
-        manifest: Vec<u8>,
-    },
+    Birth { manifest: Vec<u8> },
     /// Opens an instance. Then comes [`Command::Replay`] with every record of the log in order,
     /// then [`Command::ReplayEnd`]. Answer: [`Answer::Done`].
-    Boot {
-        manifest: Vec<u8>,
-        sealed_root: Vec<u8>,
-    },
-    Replay {
-        leaves: Vec<Vec<u8>>,
-    },
+    Boot { manifest: Vec<u8>, sealed_root: Vec<u8> },
+    /// The next records of the log, as [`Command::Boot`] asks for. Answer: [`Answer::Done`].
+    Replay { leaves: Vec<Vec<u8>> },
     /// The log ends here. Answer: [`Answer::Needs`].
     ReplayEnd,
     /// Documents that the log names by hash. Others are ignored. Answer: [`Answer::Done`].
-    Blobs {
-        blobs: Vec<Vec<u8>>,
-    },
+    Blobs { blobs: Vec<Vec<u8>> },
     /// Wrapped salts of today, as [`Effect::PutSalt`] gave them. Answer: [`Answer::Started`].
-    Start {
-        salts: Vec<(TenantId, Vec<u8>)>,
-    },
+    Start { salts: Vec<(TenantId, Vec<u8>)> },
 
     /// A canonical `Signed<AdmissionList>`.
-    Admit {
-        admission: Vec<u8>,
-    },
+    Admit { admission: Vec<u8> },
     /// A supervisor connects. Answer: [`Answer::Done`].
-    ConnectSandbox {
-        hello: SandboxHello,
-    },
+    ConnectSandbox { hello: SandboxHello },
     /// The supervisor is gone; what it holds ends as unknown when the host reports it so.
     DisconnectSandbox,
     /// A canonical `Signed<Policy>`. Answer: [`Answer::Done`].
-    ActivatePolicy {
-        policy: Vec<u8>,
-    },
-    RevokePolicy {
-        tenant: TenantId,
-        policy: PolicyId,
-    },
+    ActivatePolicy { policy: Vec<u8> },
+    /// Ends a policy version at once. Answer: [`Answer::Done`].
+    RevokePolicy { tenant: TenantId, policy: PolicyId },
     /// A canonical `Signed<PolicyKeyChange>`.
-    ChangePolicyKey {
-        change: Vec<u8>,
-    },
+    ChangePolicyKey { change: Vec<u8> },
     /// A canonical `SealedCredential`.
-    PutCredential {
-        credential: Vec<u8>,
-    },
-    RevokeCredential {
-        tenant: TenantId,
-        namespace: Namespace,
-        owner: PublicKey,
-        id: CredentialId,
-    },
-    RevokeAgent {
-        tenant: TenantId,
-        agent: AgentId,
-    },
+    PutCredential { credential: Vec<u8> },
+    /// Ends a credential at once, whatever its version. Answer: [`Answer::Done`].
+    RevokeCredential { tenant: TenantId, namespace: Namespace, owner: PublicKey, id: CredentialId },
+    /// Ends an agent under its present key. Answer: [`Answer::Done`].
+    RevokeAgent { tenant: TenantId, agent: AgentId },
     /// Voids the token of an action of this boot, issued or not.
-    RevokeToken {
-        tenant: TenantId,
-        action: ActionId,
-    },
+    RevokeToken { tenant: TenantId, action: ActionId },
 
     /// Steps 3 to 5: decide about a canonical `ActionRequest`. Answer: [`Answer::Action`].
-    Decide {
-        request: Vec<u8>,
-        proof: AgentProof,
-    },
+    Decide { request: Vec<u8>, proof: AgentProof },
     /// What became of an action. Answer: [`Answer::Action`].
-    Poll {
-        action: ActionId,
-        read: Read,
-    },
+    Poll { action: ActionId, read: Read },
     /// The signed statement of a pending action. Answer: [`Answer::Statement`].
-    Statement {
-        action: ActionId,
-    },
+    Statement { action: ActionId },
     /// One person's canonical `Evidence`. Answer: [`Answer::Approval`].
-    Approve {
-        evidence: Vec<u8>,
-    },
+    Approve { evidence: Vec<u8> },
     /// Step 6: redeem a token, or decide and redeem at once where the tier is 0.
     /// Answer: [`Answer::Redeemed`] or [`Answer::Earlier`].
-    Execute {
-        token: Option<String>,
-        request: Vec<u8>,
-        proof: AgentProof,
-    },
+    Execute { token: Option<String>, request: Vec<u8>, proof: AgentProof },
     /// The replay store or the log refused: the execution ends before a job exists.
-    Abort {
-        execution: ExecutionId,
-        reason: Reason,
-    },
+    Abort { execution: ExecutionId, reason: Reason },
     /// Step 8, once `started` is durable. Answer: [`Answer::Job`].
-    Release {
-        execution: ExecutionId,
-    },
+    Release { execution: ExecutionId },
     /// Step 11. Without an outcome the execution ends as unknown. Answer: [`Answer::Finished`].
-    Finish {
-        execution: ExecutionId,
-        outcome: Option<SealedOutcome>,
-    },
+    Finish { execution: ExecutionId, outcome: Option<SealedOutcome> },
     /// Opens a sealed result for the agent that it belongs to. Answer: [`Answer::Result`].
-    Open {
-        execution: ExecutionId,
-        blob: Vec<u8>,
-        read: Read,
-    },
+    Open { execution: ExecutionId, blob: Vec<u8>, read: Read },
 
     /// Records up to this size are durable. Answer: [`Answer::Checkpoint`].
-    Durable {
-        size: u64,
-    },
+    Durable { size: u64 },
     /// Time passes: waits end, refusals are written. Answer: [`Answer::Done`].
     Tick,
     /// What a bundle of this tenant covers now; begins an export. Answer: [`Answer::Coverage`].
-    Cover {
-        tenant: TenantId,
-    },
+    Cover { tenant: TenantId },
     /// Signs a bundle's canonical index over what [`Command::Cover`] answered.
     /// Answer: [`Answer::Index`].
-    SignIndex {
-        index: Vec<u8>,
-    },
+    SignIndex { index: Vec<u8> },
     /// Answer: [`Answer::Facts`].
     Status,
 }
@@ -168,10 +105,20 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Read {
     /// A signing agent, by its canonical `ReadRequest`.
-    Signed { request: Vec<u8>, proof: AgentProof },
+    Signed {
+        request: Vec<u8>,
+        proof: AgentProof,
+    },
     /// An agent that repeats its canonical `ActionRequest` and gets the same answer again.
-    Asked { request: Vec<u8>, proof: AgentProof },
-    ApiKey { tenant: TenantId, agent: AgentId, key: String },
+    Asked {
+        request: Vec<u8>,
+        proof: AgentProof,
+    },
+    ApiKey {
+        tenant: TenantId,
+        agent: AgentId,
+        key: String,
+    },
 }
 
 /// The enclave's reply to one call.
@@ -194,46 +141,37 @@ pub enum Effect {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
+    /// Nothing more to say.
     Done,
-    Born {
-        sealed_root: Vec<u8>,
-    },
-    Needs {
-        blobs: Vec<Hash>,
-    },
+    /// L1, wrapped for this platform, for [`Command::Boot`].
+    Born { sealed_root: Vec<u8> },
+    /// Hashes of the documents for [`Command::Blobs`].
+    Needs { blobs: Vec<Hash> },
+    /// The boot is over.
     Started(Facts),
+    /// What an action is now.
     Action(ActionStatus),
     /// A canonical `Signed<Statement>`.
-    Statement {
-        statement: Vec<u8>,
-    },
-    Approval {
-        status: ApprovalStatus,
-    },
+    Statement { statement: Vec<u8> },
+    /// What a person's answer did.
+    Approval { status: ApprovalStatus },
+    /// An execution has started.
     Redeemed(Redeemed),
     /// The same idempotency key with the same intent: what it became.
     Earlier(Earlier),
+    /// For the supervisor.
     Job(SealedJob),
+    /// An execution has ended.
     Finished(Finished),
     /// Canonical `ExecutionResult`.
-    Result {
-        result: Vec<u8>,
-    },
+    Result { result: Vec<u8> },
     /// A signed note.
-    Checkpoint {
-        size: u64,
-        note: String,
-    },
+    Checkpoint { size: u64, note: String },
     /// The newest checkpoint, and the tenant's last sequence that it covers.
-    Coverage {
-        note: String,
-        size: u64,
-        last_sequence: u64,
-    },
+    Coverage { note: String, size: u64, last_sequence: u64 },
     /// A canonical `Signed<BundleIndex>`.
-    Index {
-        index: Vec<u8>,
-    },
+    Index { index: Vec<u8> },
+    /// What the instance says about itself.
     Facts(Facts),
 }
 
@@ -247,33 +185,22 @@ pub struct ActionStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ActionState {
     /// A token is ready.
-    Token {
-        token: String,
-        expires: Time,
-    },
+    Token { token: String, expires: Time },
     /// People have to approve.
-    Pending {
-        approved: u8,
-        threshold: u8,
-        expires: Time,
-    },
-    Denied {
-        reason: Reason,
-    },
+    Pending { approved: u8, threshold: u8, expires: Time },
+    /// It was refused, or a person said no, or nobody answered.
+    Denied { reason: Reason },
     /// The token was redeemed.
-    Executed {
-        execution: ExecutionId,
-    },
+    Executed { execution: ExecutionId },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ApprovalStatus {
     /// Counted; more persons are needed.
-    Counted {
-        approved: u8,
-        threshold: u8,
-    },
+    Counted { approved: u8, threshold: u8 },
+    /// Enough persons approved.
     Approved,
+    /// A person said no, which is final.
     Denied,
 }
 
