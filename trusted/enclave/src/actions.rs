@@ -14,13 +14,14 @@ use toani_protocol::{
     record::{About, CredentialRef, RecordKind},
     sign::{Label, Signed},
     token::{self, Claims, ISSUER},
-    wire::{ActionState, ActionStatus, Answer, Effect, Read},
+    wire::{ActionState, ActionStatus, Answer, Read},
 };
 
 use crate::{
     asked::{self, Asked},
+    keys::random,
     life::{Action, Stage},
-    ready::Ready,
+    ready::{Ready, Turn},
     refusals::{self, Refusal},
     state::Used,
     tokens,
@@ -39,38 +40,18 @@ struct KeptParams<'a> {
 }
 
 /// Decides about a request.
-pub(crate) fn decide(
-    ready: &mut Ready,
-    asked: Result<Asked, Refusal>,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(refusal) => return Err(refusals::refuse(ready, refusal, now, out)?),
-    };
-    if refusals::exhausted(ready, &asked.request, now) {
-        return Err(Reason::RefusalBudget);
-    }
-    if let Err(reason) = asked::check_again(ready, &asked, now) {
-        let refusal = Refusal::of(&asked.request, reason, true);
-        return Err(refusals::refuse(ready, refusal, now, out)?);
-    }
-    if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
+pub(crate) fn decide(turn: &mut Turn<'_>, asked: Result<Asked, Refusal>) -> Result<Answer, Reason> {
+    let asked = asked.map_err(|refusal| refusals::refuse(turn, refusal))?;
+    refusals::hear(turn, &asked)?;
+    if let Some(used) = turn.ready.state.used_key(&asked.idempotency, turn.now) {
         return executed(used, asked.intent);
     }
-    if let Some(id) = ready.life.by_key.get(&asked.idempotency).cloned() {
-        return again(ready, &id, &asked);
+    if let Some(id) = turn.ready.life.by_key.get(&asked.idempotency).cloned() {
+        return again(turn.ready, &id, &asked);
     }
     let request = asked.request.clone();
-    match allow(ready, asked, now, rng, out) {
-        Ok(status) => Ok(Answer::Action(status)),
-        Err(reason) => {
-            let refusal = Refusal::of(&request, reason, true);
-            Err(refusals::refuse(ready, refusal, now, out)?)
-        }
-    }
+    let status = allow(turn, asked);
+    status.map(Answer::Action).map_err(|reason| refusals::refuse_of(turn, &request, reason))
 }
 
 /// The same idempotency key again, after its execution has started.
@@ -91,28 +72,20 @@ fn again(ready: &Ready, id: &ActionId, asked: &Asked) -> Result<Answer, Reason> 
     status(ready, id, action).map(Answer::Action)
 }
 
-fn allow(
-    ready: &mut Ready,
-    asked: Asked,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
-) -> Result<ActionStatus, Reason> {
-    ready.chain.room(RecordKind::Allowed)?;
+fn allow(turn: &mut Turn<'_>, asked: Asked) -> Result<ActionStatus, Reason> {
+    turn.ready.chain.room(RecordKind::Allowed)?;
     let (granted, credential_version) =
-        ready.granted(&asked.policy, &asked.request, asked.level, now)?;
-    let (plan_nonce, params_nonce) = (random_hash(rng), random_hash(rng));
+        turn.ready.granted(&asked.policy, &asked.request, asked.level, turn.now)?;
+    let (plan_nonce, params_nonce) = (Hash::new(random(turn.rng)), Hash::new(random(turn.rng)));
     let plan = toani_policy::render(&asked.policy, &asked.request, plan_nonce)?;
     let (_, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
     let params_hash = params_commitment(&params_nonce, &asked.request.params)
         .map_err(|_| Reason::ParamsInvalid)?;
-    let mut random = [0; 16];
-    rng.fill_bytes(&mut random);
-    let id = ActionId::from_random(random);
+    let id = ActionId::from_random(random(turn.rng));
     let waits = granted.tier > Tier::Zero;
     let life_ms =
         if waits { u64::from(granted.wait_s).saturating_mul(1000) } else { TOKEN_LIFE_MS_MAX };
-    let ends_at = now.plus_ms(life_ms);
+    let ends_at = turn.now.plus_ms(life_ms);
     let action = Action {
         intent: asked.intent,
         idempotency: asked.idempotency,
@@ -130,18 +103,15 @@ fn allow(
         stage: Stage::Waiting,
         ends_at,
     };
-    enter(ready, id, action, plan, now, rng, out)
+    enter(turn, id, action, plan)
 }
 
 /// Remembers an allowed action, with its statement or its token, and writes its record.
 fn enter(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     id: ActionId,
     mut action: Action,
     plan: Plan,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
 ) -> Result<ActionStatus, Reason> {
     let kept = KeptParams {
         action_id: &id,
@@ -151,33 +121,28 @@ fn enter(
     };
     let kept = canonical::encode(&kept).map_err(|_| Reason::ParamsInvalid)?;
     let kind = if action.granted.tier > Tier::Zero {
-        action.statement = Some(statement_of(ready, &id, &action, plan, now)?);
+        action.statement = Some(statement_of(turn.ready, &id, &action, plan, turn.now)?);
         RecordKind::Waiting
     } else {
-        action.stage = Stage::Granted(Box::new(claims(ready, &id, &action, None, now, rng)));
+        action.stage =
+            Stage::Granted(Box::new(claims(turn.ready, &id, &action, None, turn.now, turn.rng)));
         RecordKind::Allowed
     };
     // The statement holds all that the params' blob would.
     let kept = action.statement.as_ref().map_or(kept, |(bytes, _)| bytes.clone());
-    let sealed = ready
-        .keys
-        .seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)
-        .map_err(|_| Reason::Internal)?;
-    let user = ready.user_hash(&action.request.tenant, &action.request.user, now, rng, out)?;
-    let blob = Some(Hash::of(&sealed));
+    let sealed = turn.ready.keys.seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)?;
+    let user = turn.user_hash(&action.request.tenant, &action.request.user)?;
     let jti = match &action.stage {
         Stage::Granted(claims) => Some(token::jti_hash(&claims.jti)),
         _ => None,
     };
-    let about = About { user: Some(user), blob, jti, ..about(ready, &id, &action) };
-    ready.life.insert(id.clone(), action)?;
-    out.push(Effect::PutBlob {
-        bytes: sealed,
-        delete_after: Some(now.plus_ms(EVIDENCE_RETENTION_MS)),
-    });
-    ready.write(now, kind, about, None, out)?;
-    let action = ready.life.actions.get(&id).ok_or(Reason::Internal)?;
-    status(ready, &id, action)
+    let about = About { user: Some(user), jti, ..about(turn.ready, &id, &action) };
+    turn.ready.life.insert(id.clone(), action)?;
+    let blob = Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS)));
+    let about = About { blob, ..about };
+    turn.write(kind, about, None)?;
+    let action = turn.ready.life.actions.get(&id).ok_or(Reason::Internal)?;
+    status(turn.ready, &id, action)
 }
 
 /// What every record of an action says.
@@ -244,7 +209,7 @@ pub(crate) fn claims(
     action: &Action,
     confirmed: Option<Hash>,
     now: Time,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Claims {
     let request = &action.request;
     let policy = action.policy.policy();
@@ -313,88 +278,74 @@ pub(crate) fn check_poll(
     Ok(CheckedPoll { action, tenant, agent })
 }
 
-pub(crate) fn poll(
-    ready: &mut Ready,
-    checked: &CheckedPoll,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
-    expire(ready, now, out)?;
-    let action = ready.life.actions.get(&checked.action).ok_or(Reason::ActionNotFound)?;
+pub(crate) fn poll(turn: &mut Turn<'_>, checked: &CheckedPoll) -> Result<Answer, Reason> {
+    expire(turn)?;
+    let action = turn.ready.life.action(&checked.action)?;
     if action.request.tenant != checked.tenant || action.request.agent != checked.agent {
         return Err(Reason::ActionNotFound);
     }
-    status(ready, &checked.action, action).map(Answer::Action)
+    status(turn.ready, &checked.action, action).map(Answer::Action)
 }
 
 /// The statement of an action that waits.
 pub(crate) fn statement(ready: &Ready, id: &ActionId) -> Result<Answer, Reason> {
-    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
+    let action = ready.life.action(id)?;
     let (statement, _) = action.statement.as_ref().ok_or(Reason::ApprovalNotOpen)?;
     Ok(Answer::Statement { statement: statement.clone() })
 }
 
 /// Ends a wait or voids a token.
 pub(crate) fn deny(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     id: &ActionId,
     reason: Reason,
     kind: RecordKind,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
-    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
-    let about = About { reason: Some(reason), ..about(ready, id, action) };
-    ready.write(now, kind, about, None, out)?;
-    if let Some(action) = ready.life.actions.get_mut(id) {
+    let action = turn.ready.life.action(id)?;
+    let about = About { reason: Some(reason), ..about(turn.ready, id, action) };
+    turn.write(kind, about, None)?;
+    if let Some(action) = turn.ready.life.actions.get_mut(id) {
         action.stage = Stage::Denied(reason);
     }
-    ready.life.move_end(id, now.plus_ms(ENDED_ACTION_KEPT_MS));
+    turn.ready.life.move_end(id, turn.now.plus_ms(ENDED_ACTION_KEPT_MS));
     Ok(())
 }
 
 /// Voids the token of an action, issued or still to be issued.
 pub(crate) fn revoke_token(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     tenant: TenantId,
     id: &ActionId,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let action = ready.life.actions.get(id).ok_or(Reason::ActionNotFound)?;
+    let action = turn.ready.life.action(id)?;
     let open = matches!(action.stage, Stage::Waiting | Stage::Granted(_));
     if action.request.tenant != tenant || !open {
         return Err(Reason::ActionNotFound);
     }
-    deny(ready, id, Reason::TokenRevoked, RecordKind::TokenRevoked, now, out)?;
+    deny(turn, id, Reason::TokenRevoked, RecordKind::TokenRevoked)?;
     Ok(Answer::Done)
 }
 
 /// Waits that took too long are denials; what ended long ago is forgotten. In bounded steps: the
 /// host calls again.
-pub(crate) fn expire(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<(), Reason> {
+pub(crate) fn expire(turn: &mut Turn<'_>) -> Result<(), Reason> {
     const AT_ONCE_MAX: usize = 256;
     for _ in 0..AT_ONCE_MAX {
-        let Some((ends_at, id)) = ready.life.ends.first().cloned() else { break };
-        if now < ends_at {
+        let Some((ends_at, id)) = turn.ready.life.ends.first().cloned() else { break };
+        if turn.now < ends_at {
             break;
         }
-        let waits = ready
+        let waits = turn
+            .ready
             .life
             .actions
             .get(&id)
             .is_some_and(|action| matches!(action.stage, Stage::Waiting));
         if waits {
-            deny(ready, &id, Reason::ApprovalExpired, RecordKind::Denied, now, out)?;
+            deny(turn, &id, Reason::ApprovalExpired, RecordKind::Denied)?;
         } else {
-            ready.life.remove(&id);
+            turn.ready.life.remove(&id);
         }
     }
     Ok(())
-}
-
-pub(crate) fn random_hash(rng: &mut impl CryptoRng) -> Hash {
-    let mut bytes = [0; 32];
-    rng.fill_bytes(&mut bytes);
-    Hash::new(bytes)
 }

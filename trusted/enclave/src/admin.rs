@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use rand_core::CryptoRng;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
-    AgentId, Hash, PolicyId, Reason, TenantId, Time,
+    AgentId, Hash, PolicyId, Reason, TenantId,
     assurance::SandboxLevel,
     canonical,
     credential::{CredentialHeader, SealedCredential},
@@ -15,13 +15,13 @@ use toani_protocol::{
     policy::{Policy, PolicyKeyChange},
     record::{About, CredentialRef, RecordKind},
     sign::{Label, PublicKey, Signed},
-    wire::{Answer, Command, Effect},
+    wire::{Answer, Command},
 };
 
 use crate::{
     asked,
     life::Channel,
-    ready::Ready,
+    ready::{Ready, Turn},
     state::{CredentialName, Document, PolicySlot, SealedField},
     vault::{self, StoredCredential},
 };
@@ -39,7 +39,7 @@ pub(crate) enum CheckedAdmin {
 pub(crate) fn check(
     ready: &Ready,
     command: Command,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<CheckedAdmin, Reason> {
     match command {
         Command::Admit { admission } => {
@@ -81,7 +81,7 @@ fn check_policy(ready: &Ready, bytes: Vec<u8>) -> Result<CheckedAdmin, Reason> {
 fn check_policy_key(ready: &Ready, bytes: &[u8]) -> Result<CheckedAdmin, Reason> {
     let signed: Signed<PolicyKeyChange> =
         canonical::decode(bytes, DOCUMENT_BYTES_MAX).map_err(|_| Reason::DocumentMalformed)?;
-    let tenant = ready.state.tenants.get(&signed.payload.tenant).ok_or(Reason::TenantUnknown)?;
+    let tenant = ready.state.tenant(&signed.payload.tenant)?;
     let key = tenant.policy_key;
     signed.verify(Label::PolicyKey, &[key], 1).map_err(|_| Reason::DocumentSignature)?;
     Ok(CheckedAdmin::PolicyKey { change: signed.payload, key })
@@ -90,7 +90,7 @@ fn check_policy_key(ready: &Ready, bytes: &[u8]) -> Result<CheckedAdmin, Reason>
 fn check_credential(
     ready: &Ready,
     bytes: &[u8],
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<CheckedAdmin, Reason> {
     let sealed = SealedCredential::decode(bytes).map_err(|_| Reason::DocumentMalformed)?;
     sealed.verify().map_err(|_| Reason::DocumentSignature)?;
@@ -101,35 +101,24 @@ fn check_credential(
     Ok(CheckedAdmin::Credential { header: sealed.header, stored })
 }
 
-pub(crate) fn apply(
-    ready: &mut Ready,
-    checked: CheckedAdmin,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
+pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedAdmin) -> Result<Answer, Reason> {
     match checked {
-        CheckedAdmin::Admission { verified, bytes } => admit(ready, verified, bytes, now, out)?,
-        CheckedAdmin::Sandbox { hello } => connect(ready, &hello, now, out)?,
+        CheckedAdmin::Admission { verified, bytes } => admit(turn, verified, bytes)?,
+        CheckedAdmin::Sandbox { hello } => connect(turn, &hello)?,
         CheckedAdmin::Policy { verified, key, bytes } => {
-            activate(ready, verified, key, bytes, now, out)?;
+            activate(turn, verified, key, bytes)?;
         }
-        CheckedAdmin::PolicyKey { change, key } => change_key(ready, change, key, now, out)?,
+        CheckedAdmin::PolicyKey { change, key } => change_key(turn, change, key)?,
         CheckedAdmin::Credential { header, stored } => {
-            put_credential(ready, header, stored, now, out)?;
+            put_credential(turn, header, stored)?;
         }
     }
     Ok(Answer::Done)
 }
 
-fn admit(
-    ready: &mut Ready,
-    verified: VerifiedAdmission,
-    bytes: Vec<u8>,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<(), Reason> {
+fn admit(turn: &mut Turn<'_>, verified: VerifiedAdmission, bytes: Vec<u8>) -> Result<(), Reason> {
     let hash = verified.hash();
-    let active = &ready.state.admission;
+    let active = &turn.ready.state.admission;
     match (&active.body, active.hash) {
         (Some(list), _) if verified.version() <= list.version() => {
             return Err(Reason::DocumentVersion);
@@ -139,57 +128,50 @@ fn admit(
         (None, Some(lost)) if hash != lost => return Err(Reason::DocumentVersion),
         _ => {}
     }
-    out.push(Effect::PutBlob { bytes, delete_after: None });
+    turn.keep(bytes, None);
     // From its own record on, the list stands in every record.
-    ready.standing.admission = hash;
+    turn.ready.standing.admission = hash;
     let about = About { blob: Some(hash), ..About::default() };
-    ready.write(now, RecordKind::Admission, about, None, out)?;
+    turn.write(RecordKind::Admission, about, None)?;
     // A sandbox that is no longer admitted gets no further job.
     let still = |channel: &Channel| verified.level_of(channel.measurement) == Some(channel.level);
-    ready.life.sandbox = ready.life.sandbox.take().filter(still);
-    ready.state.admission = Document { hash: Some(hash), body: Some(Arc::new(verified)) };
+    turn.ready.life.sandbox = turn.ready.life.sandbox.take().filter(still);
+    turn.ready.state.admission = Document { hash: Some(hash), body: Some(Arc::new(verified)) };
     Ok(())
 }
 
-fn connect(
-    ready: &mut Ready,
-    hello: &SandboxHello,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<(), Reason> {
+fn connect(turn: &mut Turn<'_>, hello: &SandboxHello) -> Result<(), Reason> {
     let measurement = hello.measurement;
-    let list = ready.state.admission.body.as_ref();
+    let list = turn.ready.state.admission.body.as_ref();
     let level = list.and_then(|list| list.level_of(measurement));
     // Levels above `native` are admitted by evidence, which there is none of yet.
     let level = level.filter(|level| *level == SandboxLevel::Native);
     let level = level.ok_or(Reason::SandboxNotAdmitted)?;
     let blob = Some(Hash::of_labelled("toani/v1/sandbox-key", &hello.key));
     let about = About { sandbox: Some(measurement), blob, ..About::default() };
-    ready.write(now, RecordKind::Sandbox, about, None, out)?;
-    ready.life.sandbox = Some(Channel { measurement, level, key: hello.key });
+    turn.write(RecordKind::Sandbox, about, None)?;
+    turn.ready.life.sandbox = Some(Channel { measurement, level, key: hello.key });
     Ok(())
 }
 
 fn activate(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     verified: VerifiedPolicy,
     key: PublicKey,
     bytes: Vec<u8>,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
     let (tenant_id, reference) = (verified.policy().tenant.clone(), verified.reference());
-    if now >= verified.policy().expires {
+    if turn.now >= verified.policy().expires {
         return Err(Reason::PolicyExpired);
     }
-    match ready.state.tenants.get(&tenant_id) {
+    match turn.ready.state.tenants.get(&tenant_id) {
         Some(tenant) => {
             if tenant.policy_key != key {
                 return Err(Reason::DocumentSignature);
             }
             let active = tenant.policies.get(&reference.id);
             if active.is_some_and(|slot| slot.body.is_none() && slot.reference == reference) {
-                return restore(ready, verified, bytes, out);
+                return restore(turn, verified, bytes);
             }
             if active.is_some_and(|slot| slot.reference.version >= reference.version) {
                 return Err(Reason::DocumentVersion);
@@ -204,14 +186,15 @@ fn activate(
                 return Err(Reason::PolicyAgentTaken);
             }
         }
-        None if ready.state.tenants.len() >= TENANTS_MAX => return Err(Reason::Busy),
+        None if turn.ready.state.tenants.len() >= TENANTS_MAX => return Err(Reason::Busy),
         None => {}
     }
-    let policies: usize = ready.state.tenants.values().map(|tenant| tenant.policies.len()).sum();
+    let policies: usize =
+        turn.ready.state.tenants.values().map(|tenant| tenant.policies.len()).sum();
     if policies >= POLICIES_MAX {
         return Err(Reason::Busy);
     }
-    out.push(Effect::PutBlob { bytes, delete_after: None });
+    turn.keep(bytes, None);
     let about = About {
         tenant: Some(tenant_id.clone()),
         policy: Some(reference.clone()),
@@ -219,33 +202,23 @@ fn activate(
         blob: Some(reference.hash),
         ..About::default()
     };
-    ready.write(now, RecordKind::PolicyActivated, about, None, out)?;
-    let tenant = ready.state.tenants.get_mut(&tenant_id).ok_or(Reason::Internal)?;
+    turn.write(RecordKind::PolicyActivated, about, None)?;
+    let tenant = turn.ready.state.tenants.get_mut(&tenant_id).ok_or(Reason::Internal)?;
     tenant.attach_policy(Arc::new(verified));
     Ok(())
 }
 
 /// Gives an active policy the document that the host lost. Its record stands.
-fn restore(
-    ready: &mut Ready,
-    verified: VerifiedPolicy,
-    bytes: Vec<u8>,
-    out: &mut Vec<Effect>,
-) -> Result<(), Reason> {
-    let tenant = ready.state.tenants.get_mut(&verified.policy().tenant).ok_or(Reason::Internal)?;
-    out.push(Effect::PutBlob { bytes, delete_after: None });
+fn restore(turn: &mut Turn<'_>, verified: VerifiedPolicy, bytes: Vec<u8>) -> Result<(), Reason> {
+    turn.keep(bytes, None);
+    let tenant = turn.ready.state.tenants.get_mut(&verified.policy().tenant);
+    let tenant = tenant.ok_or(Reason::Internal)?;
     tenant.attach_policy(Arc::new(verified));
     Ok(())
 }
 
-fn change_key(
-    ready: &mut Ready,
-    change: PolicyKeyChange,
-    key: PublicKey,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<(), Reason> {
-    let tenant = ready.state.tenants.get(&change.tenant).ok_or(Reason::TenantUnknown)?;
+fn change_key(turn: &mut Turn<'_>, change: PolicyKeyChange, key: PublicKey) -> Result<(), Reason> {
+    let tenant = turn.ready.state.tenant(&change.tenant)?;
     // Another change may have come since the check: then an older key signed this one.
     if tenant.policy_key != key {
         return Err(Reason::DocumentSignature);
@@ -254,30 +227,27 @@ fn change_key(
         return Err(Reason::DocumentVersion);
     }
     let about = About { tenant: Some(change.tenant), key: Some(change.key), ..About::default() };
-    ready.write(now, RecordKind::PolicyKeyChanged, about, None, out)?;
+    turn.write(RecordKind::PolicyKeyChanged, about, None)?;
     Ok(())
 }
 
 fn put_credential(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     header: CredentialHeader,
     stored: StoredCredential,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<(), Reason> {
-    let tenant = ready.state.tenants.get(&header.tenant).ok_or(Reason::TenantUnknown)?;
+    let tenant = turn.ready.state.tenant(&header.tenant)?;
     let name = (header.namespace.clone(), header.owner, header.id.clone());
     let newer = |slot: &crate::state::CredentialSlot| slot.version < header.version;
     if !tenant.credentials.get(&name).is_none_or(newer) {
         return Err(Reason::DocumentVersion);
     }
-    let held: usize = ready.state.tenants.values().map(|tenant| tenant.credentials.len()).sum();
+    let held: usize =
+        turn.ready.state.tenants.values().map(|tenant| tenant.credentials.len()).sum();
     if held >= CREDENTIALS_MAX {
         return Err(Reason::Busy);
     }
-    let bytes = stored.encode().map_err(|_| Reason::Internal)?;
-    let blob = Hash::of(&bytes);
-    out.push(Effect::PutBlob { bytes, delete_after: None });
+    let blob = turn.keep(stored.encode()?, None);
     let about = About {
         tenant: Some(header.tenant.clone()),
         credential: Some(CredentialRef {
@@ -289,8 +259,8 @@ fn put_credential(
         ..About::default()
     };
     let field = SealedField::Credential { namespace: header.namespace.clone() };
-    ready.write(now, RecordKind::CredentialSealed, about, Some(field), out)?;
-    let tenant = ready.state.tenants.get_mut(&header.tenant).ok_or(Reason::Internal)?;
+    turn.write(RecordKind::CredentialSealed, about, Some(field))?;
+    let tenant = turn.ready.state.tenants.get_mut(&header.tenant).ok_or(Reason::Internal)?;
     if let Some(slot) = tenant.credentials.get_mut(&name) {
         slot.body = Some(Arc::new((stored, header)));
     }
@@ -301,45 +271,39 @@ fn put_credential(
 // whole plane anyway.
 
 pub(crate) fn revoke_policy(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     tenant: TenantId,
     id: &PolicyId,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let there = ready.state.tenants.get(&tenant).ok_or(Reason::TenantUnknown)?;
+    let there = turn.ready.state.tenant(&tenant)?;
     let slot = there.policies.get(id).ok_or(Reason::PolicyUnavailable)?;
     let policy = Some(slot.reference.clone());
     let about = About { tenant: Some(tenant), policy, ..About::default() };
-    ready.write(now, RecordKind::PolicyRevoked, about, None, out)?;
+    turn.write(RecordKind::PolicyRevoked, about, None)?;
     Ok(Answer::Done)
 }
 
 pub(crate) fn revoke_credential(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     tenant: TenantId,
     name: CredentialName,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let there = ready.state.tenants.get(&tenant).ok_or(Reason::TenantUnknown)?;
+    let there = turn.ready.state.tenant(&tenant)?;
     let slot = there.credentials.get(&name).ok_or(Reason::CredentialMissing)?;
     let (namespace, owner, id) = name;
     let credential = Some(CredentialRef { owner, id, version: slot.version });
     let about = About { tenant: Some(tenant), credential, ..About::default() };
     let field = SealedField::Credential { namespace };
-    ready.write(now, RecordKind::CredentialRevoked, about, Some(field), out)?;
+    turn.write(RecordKind::CredentialRevoked, about, Some(field))?;
     Ok(Answer::Done)
 }
 
 pub(crate) fn revoke_agent(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     tenant: TenantId,
     agent: AgentId,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let there = ready.state.tenants.get(&tenant).ok_or(Reason::TenantUnknown)?;
+    let there = turn.ready.state.tenant(&tenant)?;
     let slot = there.policy_of(&agent).ok_or(Reason::AgentUnknown)?;
     let policy = slot.body.as_ref().ok_or(Reason::PolicyUnavailable)?;
     let listed = policy.policy().agents.get(&agent).ok_or(Reason::AgentUnknown)?;
@@ -348,6 +312,6 @@ pub(crate) fn revoke_agent(
     }
     let blob = Some(asked::key_hash(&listed.key)?);
     let about = About { tenant: Some(tenant), agent: Some(agent), blob, ..About::default() };
-    ready.write(now, RecordKind::AgentRevoked, about, None, out)?;
+    turn.write(RecordKind::AgentRevoked, about, None)?;
     Ok(Answer::Done)
 }

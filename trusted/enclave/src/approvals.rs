@@ -2,7 +2,6 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use rand_core::CryptoRng;
 use toani_protocol::{
     ActionId, Hash, Reason, Time,
     approval::{ApprovalProof, Evidence, Verdict},
@@ -12,13 +11,13 @@ use toani_protocol::{
     policy::ApproverKey,
     record::{About, RecordKind},
     token,
-    wire::{Answer, ApprovalStatus, Effect},
+    wire::{Answer, ApprovalStatus},
 };
 
 use crate::{
     actions,
     life::{Action, Endorsement, Stage},
-    ready::Ready,
+    ready::{Ready, Turn},
     webauthn,
 };
 
@@ -31,7 +30,7 @@ pub(crate) struct CheckedApproval {
 
 pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<CheckedApproval, Reason> {
     let evidence = Evidence::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
-    let action = ready.life.actions.get(&evidence.action_id).ok_or(Reason::ActionNotFound)?;
+    let action = ready.life.action(&evidence.action_id)?;
     if !matches!(action.stage, Stage::Waiting) {
         return Err(Reason::ApprovalNotOpen);
     }
@@ -69,23 +68,17 @@ fn verify(action: &Action, evidence: &Evidence) -> Option<ApprovalLevel> {
     Some(level)
 }
 
-pub(crate) fn apply(
-    ready: &mut Ready,
-    checked: CheckedApproval,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
+pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedApproval) -> Result<Answer, Reason> {
     // First of all: an approval that counts without its record would be one that nobody can audit.
-    ready.chain.room(RecordKind::Endorsed)?;
+    turn.ready.chain.room(RecordKind::Endorsed)?;
     let id = checked.evidence.action_id.clone();
-    let action = ready.life.actions.get_mut(&id).ok_or(Reason::ActionNotFound)?;
+    let action = turn.ready.life.actions.get_mut(&id).ok_or(Reason::ActionNotFound)?;
     // Others may have answered since the check.
-    if !matches!(action.stage, Stage::Waiting) || now >= action.ends_at {
+    if !matches!(action.stage, Stage::Waiting) || turn.now >= action.ends_at {
         return Err(Reason::ApprovalNotOpen);
     }
     if checked.evidence.verdict == Verdict::Deny {
-        actions::deny(ready, &id, Reason::ApprovalDenied, RecordKind::Denied, now, out)?;
+        actions::deny(turn, &id, Reason::ApprovalDenied, RecordKind::Denied)?;
         return Ok(Answer::Approval { status: ApprovalStatus::Denied });
     }
     let person = &checked.evidence.person;
@@ -100,47 +93,37 @@ pub(crate) fn apply(
     let approved = u8::try_from(action.endorsements.len()).unwrap_or(u8::MAX);
     let threshold = action.granted.threshold;
     if approved < threshold {
-        let action = ready.life.actions.get(&id).ok_or(Reason::Internal)?;
-        let about = actions::about(ready, &id, action);
-        ready.write(now, RecordKind::Endorsed, about, None, out)?;
+        let action = turn.ready.life.actions.get(&id).ok_or(Reason::Internal)?;
+        let about = actions::about(turn.ready, &id, action);
+        turn.write(RecordKind::Endorsed, about, None)?;
         return Ok(Answer::Approval { status: ApprovalStatus::Counted { approved, threshold } });
     }
-    approve(ready, &id, now, rng, out)?;
+    approve(turn, &id)?;
     Ok(Answer::Approval { status: ApprovalStatus::Approved })
 }
 
 /// Enough persons approved: keeps their evidence and readies the token.
-fn approve(
-    ready: &mut Ready,
-    id: &ActionId,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
-) -> Result<(), Reason> {
-    let action = ready.life.actions.get(id).ok_or(Reason::Internal)?;
+fn approve(turn: &mut Turn<'_>, id: &ActionId) -> Result<(), Reason> {
+    let action = turn.ready.life.actions.get(id).ok_or(Reason::Internal)?;
     let evidence: Vec<&Evidence> =
         action.endorsements.iter().map(|endorsement| &endorsement.evidence).collect();
     let evidence = canonical::encode(&evidence).map_err(|_| Reason::Internal)?;
     let proof = Hash::of_labelled("toani/v1/hitl-proof", &evidence);
-    let sealed = ready
-        .keys
-        .seal(&[b"toani/v1/evidence", id.as_str().as_bytes()], &evidence)
-        .map_err(|_| Reason::Internal)?;
-    let claims = actions::claims(ready, id, action, Some(proof), now, rng);
+    let bound: [&[u8]; 2] = [b"toani/v1/evidence", id.as_str().as_bytes()];
+    let sealed = turn.ready.keys.seal(&bound, &evidence)?;
+    let claims = actions::claims(turn.ready, id, action, Some(proof), turn.now, turn.rng);
     let about = About {
         hitl_proof: Some(proof),
-        blob: Some(Hash::of(&sealed)),
         jti: Some(token::jti_hash(&claims.jti)),
-        ..actions::about(ready, id, action)
+        ..actions::about(turn.ready, id, action)
     };
-    let delete_after = Some(now.plus_ms(EVIDENCE_RETENTION_MS));
-    out.push(Effect::PutBlob { bytes: sealed, delete_after });
-    ready.write(now, RecordKind::Approved, about, None, out)?;
+    let about = About { blob: Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS))), ..about };
+    turn.write(RecordKind::Approved, about, None)?;
     let ends_at = claims.exp;
-    if let Some(action) = ready.life.actions.get_mut(id) {
+    if let Some(action) = turn.ready.life.actions.get_mut(id) {
         action.stage = Stage::Granted(Box::new(claims));
     }
-    ready.life.move_end(id, ends_at);
+    turn.ready.life.move_end(id, ends_at);
     Ok(())
 }
 

@@ -101,7 +101,7 @@ fn authenticate(
     proof: &AgentProof,
     verify: impl Fn(&toani_protocol::sign::Signature, &toani_protocol::sign::PublicKey) -> bool,
 ) -> Result<(Arc<VerifiedPolicy>, AgentLevel), Reason> {
-    let tenant = ready.state.tenants.get(tenant).ok_or(Reason::TenantUnknown)?;
+    let tenant = ready.state.tenant(tenant)?;
     let slot = tenant.policy_of(agent).ok_or(Reason::AgentUnknown)?;
     let policy = slot.body.as_ref().ok_or(Reason::PolicyUnavailable)?;
     let listed = policy.policy().agents.get(agent).ok_or(Reason::AgentUnknown)?;
@@ -128,10 +128,10 @@ fn check_revoked(
     agent: &AgentId,
     key: &AgentKey,
 ) -> Result<(), Reason> {
-    if let Some(revoked) = tenant.revoked_agents.get(agent) {
-        if *revoked == key_hash(key)? {
-            return Err(Reason::AgentRevoked);
-        }
+    if let Some(revoked) = tenant.revoked_agents.get(agent)
+        && *revoked == key_hash(key)?
+    {
+        return Err(Reason::AgentRevoked);
     }
     if slot.revoked { Err(Reason::PolicyRevoked) } else { Ok(()) }
 }
@@ -140,7 +140,7 @@ fn check_revoked(
 /// waits to be applied, and a revocation that is in the log by then holds.
 pub(crate) fn check_again(ready: &Ready, asked: &Asked, now: Time) -> Result<(), Reason> {
     let request = &asked.request;
-    let tenant = ready.state.tenants.get(&request.tenant).ok_or(Reason::TenantUnknown)?;
+    let tenant = ready.state.tenant(&request.tenant)?;
     let slot = tenant.policy_of(&request.agent).ok_or(Reason::AgentUnknown)?;
     let current = slot.body.as_ref().filter(|policy| Arc::ptr_eq(policy, &asked.policy));
     let policy = current.ok_or(Reason::PolicyChanged)?.policy();

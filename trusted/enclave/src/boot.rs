@@ -17,9 +17,9 @@ use toani_protocol::{
 
 use crate::{
     chain::{Chain, Standing},
-    keys::{Keys, Platform, Root},
+    keys::{Keys, Platform, Root, random},
     life::{Life, Salt},
-    ready::{Ready, record_field},
+    ready::{Ready, Turn, record_field},
     state::{SealedField, State},
     vault::StoredCredential,
 };
@@ -42,11 +42,11 @@ pub(crate) struct Replaying {
 pub(crate) fn birth(
     platform: &dyn Platform,
     manifest: Vec<u8>,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<(Replaying, Vec<u8>), Reason> {
     let (manifest, instance) = read_manifest(&manifest)?;
     let root = Root::born(instance, rng);
-    let sealed = root.seal(platform, rng).map_err(|_| Reason::Internal)?;
+    let sealed = root.seal(platform, rng)?;
     Ok((Replaying::new(platform, root, manifest, instance, rng)?, sealed))
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn begin(
     platform: &dyn Platform,
     manifest: Vec<u8>,
     sealed_root: &[u8],
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<Replaying, Reason> {
     let (manifest, instance) = read_manifest(&manifest)?;
     let root = Root::open(platform, instance, sealed_root).map_err(|_| Reason::RequestInstance)?;
@@ -78,13 +78,10 @@ impl Replaying {
         root: Root,
         manifest: Manifest,
         instance: Hash,
-        rng: &mut impl CryptoRng,
+        rng: &mut dyn CryptoRng,
     ) -> Result<Self, Reason> {
-        let mut random = [0; 16];
-        rng.fill_bytes(&mut random);
         let mrenclave = platform.measurement();
-        let keys = Keys::derive(root, BootId::from_random(random), mrenclave)
-            .map_err(|_| Reason::Internal)?;
+        let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave)?;
         Ok(Self {
             keys,
             instance,
@@ -196,6 +193,7 @@ impl Replaying {
         self,
         salts: &[(TenantId, Vec<u8>)],
         now: Time,
+        rng: &mut dyn CryptoRng,
         out: &mut Vec<Effect>,
     ) -> Result<Ready, Reason> {
         if !self.ended {
@@ -217,22 +215,23 @@ impl Replaying {
         let chain = Chain::after(self.links, self.covered);
         let mut ready =
             Ready::new(self.keys, self.instance, self.manifest, standing, chain, self.state, life);
+        let mut turn = Turn { ready: &mut ready, now, rng, out };
         if born {
-            let about = About { key: Some(ready.keys.chain_public), ..About::default() };
-            let about = About { blob: Some(ready.instance), ..about };
-            ready.write(now, RecordKind::Birth, about, None, out)?;
+            let about = About { key: Some(turn.ready.keys.chain_public), ..About::default() };
+            let about = About { blob: Some(turn.ready.instance), ..about };
+            turn.write(RecordKind::Birth, about, None)?;
         }
-        ready.write(now, RecordKind::Boot, About::default(), None, out)?;
-        end_left_open(&mut ready, now, out)?;
+        turn.write(RecordKind::Boot, About::default(), None)?;
+        end_left_open(&mut turn)?;
         Ok(ready)
     }
 }
 
 /// Executions that were open when the boot before ended: what happened is not known, and nothing
 /// is retried.
-fn end_left_open(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<(), Reason> {
+fn end_left_open(turn: &mut Turn<'_>) -> Result<(), Reason> {
     let left: Vec<_> =
-        ready.state.open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
+        turn.ready.state.open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
     for (execution, open) in left {
         let about = About {
             tenant: Some(open.tenant),
@@ -244,7 +243,7 @@ fn end_left_open(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<
             ..About::default()
         };
         let sealed = SealedField::Finished { give_back: false };
-        ready.write(now, RecordKind::Ended, about, Some(sealed), out)?;
+        turn.write(RecordKind::Ended, about, Some(sealed))?;
     }
     Ok(())
 }

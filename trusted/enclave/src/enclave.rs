@@ -14,9 +14,9 @@ use crate::{
     boot::{self, Replaying},
     finish,
     keys::Platform,
-    ready::Ready,
+    ready::{Ready, Turn},
     redeem,
-    refusals::Refusal,
+    refusals::{self, Refusal},
     release,
 };
 
@@ -77,69 +77,56 @@ impl Enclave {
             return Checked { now: Time::default(), work: Work::Refused(Reason::RequestMalformed) };
         };
         let work = if call.version == WIRE_VERSION {
-            self.check_command(call.now, call.command, rng)
+            let checked = self.check_command(call.now, call.command, rng);
+            checked.unwrap_or_else(Work::Refused)
         } else {
             Work::Refused(Reason::RequestMalformed)
         };
         Checked { now: call.now, work }
     }
 
-    fn check_command(&self, now: Time, command: Command, rng: &mut impl CryptoRng) -> Work {
-        let ready = match (&self.phase, &command) {
-            (_, Command::Birth { .. } | Command::Boot { .. }) => return Work::Boot(command),
-            (
-                Phase::Replaying(_),
-                Command::Replay { .. }
-                | Command::ReplayEnd
-                | Command::Blobs { .. }
-                | Command::Start { .. },
-            ) => return Work::Boot(command),
-            (Phase::Ready(ready), _) => ready,
-            _ => return Work::Refused(Reason::NotReady),
-        };
+    fn check_command(
+        &self,
+        now: Time,
+        command: Command,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Work, Reason> {
+        // What a phase has no use for is refused when it would take effect.
+        let Phase::Ready(ready) = &self.phase else { return Ok(Work::Boot(command)) };
         let now = ready.chain.time(now);
-        match command {
+        Ok(match command {
             Command::Admit { .. }
             | Command::ConnectSandbox { .. }
             | Command::ActivatePolicy { .. }
             | Command::ChangePolicyKey { .. }
-            | Command::PutCredential { .. } => match admin::check(ready, command, rng) {
-                Ok(checked) => Work::Admin(Box::new(checked)),
-                Err(reason) => Work::Refused(reason),
-            },
+            | Command::PutCredential { .. } => {
+                Work::Admin(Box::new(admin::check(ready, command, rng)?))
+            }
             Command::Decide { request, proof } => {
                 Work::Decide(Box::new(asked::check(ready, &request, &proof, now)))
             }
             Command::Poll { action, read } => {
-                match actions::check_poll(ready, action, &read, now) {
-                    Ok(checked) => Work::Poll(checked),
-                    Err(reason) => Work::Refused(reason),
-                }
+                Work::Poll(actions::check_poll(ready, action, &read, now)?)
             }
-            Command::Statement { action } => answered(actions::statement(ready, &action)),
-            Command::Approve { evidence } => match approvals::check(ready, &evidence, now) {
-                Ok(checked) => Work::Approve(Box::new(checked)),
-                Err(reason) => Work::Refused(reason),
-            },
+            Command::Statement { action } => Work::Answered(actions::statement(ready, &action)?),
+            Command::Approve { evidence } => {
+                Work::Approve(Box::new(approvals::check(ready, &evidence, now)?))
+            }
             Command::Execute { token, request, proof } => {
                 let checked = redeem::check(ready, token.as_deref(), &request, &proof, now);
                 Work::Execute(Box::new(checked))
             }
-            Command::Release { execution } => match release::check(ready, execution, rng) {
-                Ok(checked) => Work::Release(Box::new(checked)),
-                Err(reason) => Work::Refused(reason),
-            },
+            Command::Release { execution } => {
+                Work::Release(Box::new(release::check(ready, execution, rng)?))
+            }
             Command::Finish { execution, outcome } => {
-                match finish::check(ready, execution, outcome) {
-                    Ok(checked) => Work::Finish(Box::new(checked)),
-                    Err(reason) => Work::Refused(reason),
-                }
+                Work::Finish(Box::new(finish::check(ready, execution, outcome)?))
             }
             Command::Open { execution, blob, read } => {
-                answered(finish::open(ready, &execution, &blob, &read, now))
+                Work::Answered(finish::open(ready, &execution, &blob, &read, now)?)
             }
             Command::Status => Work::Answered(Answer::Facts(ready.facts())),
-            command @ (Command::DisconnectSandbox
+            Command::DisconnectSandbox
             | Command::RevokePolicy { .. }
             | Command::RevokeCredential { .. }
             | Command::RevokeAgent { .. }
@@ -148,14 +135,14 @@ impl Enclave {
             | Command::Durable { .. }
             | Command::Tick
             | Command::Cover { .. }
-            | Command::SignIndex { .. }) => Work::Plain(command),
+            | Command::SignIndex { .. } => Work::Plain(command),
             Command::Birth { .. }
             | Command::Boot { .. }
             | Command::Replay { .. }
             | Command::ReplayEnd
             | Command::Blobs { .. }
-            | Command::Start { .. } => Work::Refused(Reason::NotReady),
-        }
+            | Command::Start { .. } => Work::Boot(command),
+        })
     }
 
     /// Carries out what was checked and returns an encoded [`Reply`].
@@ -169,7 +156,7 @@ impl Enclave {
     fn work(
         &mut self,
         checked: Checked,
-        rng: &mut impl CryptoRng,
+        rng: &mut dyn CryptoRng,
         out: &mut Vec<Effect>,
     ) -> Result<Answer, Reason> {
         let command = match checked.work {
@@ -180,15 +167,16 @@ impl Enclave {
         };
         let Phase::Ready(ready) = &mut self.phase else { return Err(Reason::NotReady) };
         let now = ready.chain.time(checked.now);
+        let turn = &mut Turn { ready, now, rng, out };
         match command {
-            Work::Admin(checked) => admin::apply(ready, *checked, now, out),
-            Work::Decide(asked) => actions::decide(ready, *asked, now, rng, out),
-            Work::Poll(checked) => actions::poll(ready, &checked, now, out),
-            Work::Approve(checked) => approvals::apply(ready, *checked, now, rng, out),
-            Work::Execute(checked) => redeem::apply(ready, *checked, now, rng, out),
-            Work::Release(checked) => release::apply(ready, *checked),
-            Work::Finish(checked) => finish::apply(ready, *checked, now, out),
-            Work::Plain(command) => plain(ready, command, now, out),
+            Work::Admin(checked) => admin::apply(turn, *checked),
+            Work::Decide(asked) => actions::decide(turn, *asked),
+            Work::Poll(checked) => actions::poll(turn, &checked),
+            Work::Approve(checked) => approvals::apply(turn, *checked),
+            Work::Execute(checked) => redeem::apply(turn, *checked),
+            Work::Release(checked) => release::apply(turn, *checked),
+            Work::Finish(checked) => finish::apply(turn, *checked),
+            Work::Plain(command) => plain(turn, command),
             Work::Refused(_) | Work::Answered(_) | Work::Boot(_) => Err(Reason::Internal),
         }
     }
@@ -197,7 +185,7 @@ impl Enclave {
         &mut self,
         command: Command,
         now: Time,
-        rng: &mut impl CryptoRng,
+        rng: &mut dyn CryptoRng,
         out: &mut Vec<Effect>,
     ) -> Result<Answer, Reason> {
         let platform = &*self.platform.0;
@@ -226,7 +214,7 @@ impl Enclave {
                 else {
                     return Err(Reason::NotReady);
                 };
-                let ready = replaying.start(&salts, now, out)?;
+                let ready = replaying.start(&salts, now, rng, out)?;
                 let facts = ready.facts();
                 self.phase = Phase::Ready(Box::new(ready));
                 Ok(Answer::Started(facts))
@@ -236,46 +224,28 @@ impl Enclave {
     }
 }
 
-fn answered(result: Result<Answer, Reason>) -> Work {
-    match result {
-        Ok(answer) => Work::Answered(answer),
-        Err(reason) => Work::Refused(reason),
-    }
-}
-
 /// Commands that need no check but the state's own.
-fn plain(
-    ready: &mut Ready,
-    command: Command,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
+fn plain(turn: &mut Turn<'_>, command: Command) -> Result<Answer, Reason> {
     match command {
         Command::DisconnectSandbox => {
-            ready.life.sandbox = None;
+            turn.ready.life.sandbox = None;
             Ok(Answer::Done)
         }
-        Command::RevokePolicy { tenant, policy } => {
-            admin::revoke_policy(ready, tenant, &policy, now, out)
-        }
+        Command::RevokePolicy { tenant, policy } => admin::revoke_policy(turn, tenant, &policy),
         Command::RevokeCredential { tenant, namespace, owner, id } => {
-            admin::revoke_credential(ready, tenant, (namespace, owner, id), now, out)
+            admin::revoke_credential(turn, tenant, (namespace, owner, id))
         }
-        Command::RevokeAgent { tenant, agent } => {
-            admin::revoke_agent(ready, tenant, agent, now, out)
-        }
-        Command::RevokeToken { tenant, action } => {
-            actions::revoke_token(ready, tenant, &action, now, out)
-        }
-        Command::Abort { execution, reason } => finish::abort(ready, &execution, reason, now, out),
-        Command::Durable { size } => ready.durable(size),
+        Command::RevokeAgent { tenant, agent } => admin::revoke_agent(turn, tenant, agent),
+        Command::RevokeToken { tenant, action } => actions::revoke_token(turn, tenant, &action),
+        Command::Abort { execution, reason } => finish::abort(turn, &execution, reason),
+        Command::Durable { size } => turn.ready.durable(size),
         Command::Tick => {
-            actions::expire(ready, now, out)?;
-            crate::refusals::flush(ready, now, out)?;
+            actions::expire(turn)?;
+            refusals::flush(turn)?;
             Ok(Answer::Done)
         }
-        Command::Cover { tenant } => ready.cover(&tenant),
-        Command::SignIndex { index } => ready.sign_index(&index),
+        Command::Cover { tenant } => turn.ready.cover(&tenant),
+        Command::SignIndex { index } => turn.ready.sign_index(&index),
         _ => Err(Reason::Internal),
     }
 }

@@ -1,7 +1,5 @@
 //! Step 11: judge the outcome, sign receipt and record.
 
-use alloc::vec::Vec;
-
 use toani_protocol::{
     ExecutionId, Hash, Reason, Time,
     canonical::{self, Json},
@@ -9,14 +7,14 @@ use toani_protocol::{
     limits::{FRAME_BYTES_MAX, RESULT_RETENTION_MS},
     record::{About, CredentialRef, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
     sign::{Label, Signed},
-    wire::{self, Answer, Effect, Finished, Read},
+    wire::{self, Answer, Finished, Read},
 };
 
 use crate::{
     asked, cut,
     keys::{self, CryptoError, NONCE_BYTES},
     life::InFlight,
-    ready::Ready,
+    ready::{Ready, Turn},
     redeem,
     state::SealedField,
 };
@@ -51,7 +49,7 @@ pub(crate) fn check(
     execution: ExecutionId,
     sealed: Option<SealedOutcome>,
 ) -> Result<CheckedFinish, Reason> {
-    let flight = ready.life.in_flight.get(&execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = ready.life.flight(&execution)?;
     let judged = match (&flight.job, sealed) {
         // No job ever left: nothing can have happened.
         (None, _) => Judged::bare(Outcome::Aborted, true),
@@ -67,11 +65,11 @@ pub(crate) fn check(
 
 fn open_outcome(flight: &InFlight, sealed: &SealedOutcome) -> Result<JobOutcome, CryptoError> {
     let job = flight.job.as_ref().ok_or(CryptoError)?;
-    let aad = wire::encode(&job.header).map_err(|_| CryptoError)?;
+    let aad = wire::encode(&job.header)?;
     // The key is exported for this one message, so that its nonce can be zero.
     let nonce = [0; NONCE_BYTES];
     let bytes = keys::decrypt(job.outcome_key.bytes(), &nonce, &aad, &sealed.ciphertext)?;
-    wire::decode(&bytes, FRAME_BYTES_MAX).map_err(|_| CryptoError)
+    Ok(wire::decode(&bytes, FRAME_BYTES_MAX)?)
 }
 
 fn judge(flight: &InFlight, outcome: JobOutcome) -> Judged {
@@ -119,48 +117,39 @@ fn response(flight: &InFlight, status: u16, body: &[u8]) -> Judged {
     }
 }
 
-pub(crate) fn apply(
-    ready: &mut Ready,
-    checked: CheckedFinish,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
-    let flight = ready.life.in_flight.get(&checked.execution).ok_or(Reason::ExecutionNotFound)?;
+pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedFinish) -> Result<Answer, Reason> {
+    let flight = turn.ready.life.flight(&checked.execution)?;
     // A job that left after the check: "nothing can have happened" holds no longer.
     let judged = if flight.job.is_some() == checked.released {
         checked.judged
     } else {
         Judged::bare(Outcome::Unknown, false)
     };
-    end(ready, &checked.execution, judged, None, now, out)
+    end(turn, &checked.execution, judged, None)
 }
 
 /// The host gives an execution up before a job exists.
 pub(crate) fn abort(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     execution: &ExecutionId,
     reason: Reason,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let flight = ready.life.in_flight.get(execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = turn.ready.life.flight(execution)?;
     if flight.job.is_some() {
         return Err(Reason::IdempotencyInProgress);
     }
-    end(ready, execution, Judged::bare(Outcome::Aborted, true), Some(reason), now, out)
+    end(turn, execution, Judged::bare(Outcome::Aborted, true), Some(reason))
 }
 
 /// Signs the receipt, keeps the result sealed, and writes `finished`.
 fn end(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     execution: &ExecutionId,
     judged: Judged,
     reason: Option<Reason>,
-    now: Time,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let flight = ready.life.in_flight.remove(execution).ok_or(Reason::ExecutionNotFound)?;
-    let receipt = receipt(ready, execution, &flight, &judged, now)?;
+    let flight = turn.ready.life.in_flight.remove(execution).ok_or(Reason::ExecutionNotFound)?;
+    let receipt = receipt(turn.ready, execution, &flight, &judged, turn.now)?;
     let receipt_bytes = canonical::encode(&receipt).map_err(|_| Reason::Internal)?;
     let request = &flight.request;
     let about = redeem::about(execution, &flight);
@@ -174,18 +163,16 @@ fn end(
     };
     let result = canonical::encode(&result).map_err(|_| Reason::Internal)?;
     let bound = result_blob(execution, request.tenant.as_str(), request.agent.as_str());
-    let sealed = ready.keys.seal(&bound, &result).map_err(|_| Reason::Internal)?;
+    let sealed = turn.ready.keys.seal(&bound, &result)?;
     let about = About {
         outcome: Some(judged.outcome),
         reason,
         execution_receipt: Some(Receipt::hash_of(&receipt_bytes)),
-        blob: Some(Hash::of(&sealed)),
+        blob: Some(turn.keep(sealed, Some(RESULT_RETENTION_MS))),
         ..about
     };
-    let delete_after = Some(now.plus_ms(RESULT_RETENTION_MS));
-    out.push(Effect::PutBlob { bytes: sealed, delete_after });
     let field = SealedField::Finished { give_back: judged.give_back };
-    let index = ready.write(now, RecordKind::Finished, about, Some(field), out)?;
+    let index = turn.write(RecordKind::Finished, about, Some(field))?;
     let size = index.saturating_add(1);
     Ok(Answer::Finished(Finished { outcome: judged.outcome, result, size }))
 }

@@ -24,7 +24,10 @@ use hpke::{Deserializable, Kem, kem::X25519HkdfSha256};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use toani_protocol::{BootId, Hash, Namespace, TenantId, sign::PublicKey};
+use toani_protocol::{
+    BootId, Hash, Namespace, Reason, TenantId, canonical::CanonicalError, sign::PublicKey,
+    wire::WireError,
+};
 
 use crate::secret::{Guarded, Secret};
 
@@ -35,6 +38,32 @@ pub(crate) const NONCE_BYTES: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a cryptographic operation failed")]
 pub(crate) struct CryptoError;
+
+macro_rules! crypto_errors {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CryptoError {
+            fn from(_: $error) -> Self {
+                Self
+            }
+        }
+    )*};
+}
+
+crypto_errors!(aes_gcm::Error, hpke::HpkeError, postcard::Error, CanonicalError, WireError);
+
+/// Where nothing else is said, it is the enclave that has failed, not who calls it.
+impl From<CryptoError> for Reason {
+    fn from(_: CryptoError) -> Self {
+        Self::Internal
+    }
+}
+
+/// Fresh random bytes that are not secret.
+pub(crate) fn random<const N: usize>(rng: &mut dyn CryptoRng) -> [u8; N] {
+    let mut bytes = [0; N];
+    rng.fill_bytes(&mut bytes);
+    bytes
+}
 
 /// What the enclave runs on.
 pub trait Platform: Send + Sync {
@@ -79,9 +108,11 @@ pub(crate) fn encrypt(
     let mut out = alloc::vec![0; plaintext.len()];
     out.reserve_exact(TAG_BYTES);
     let buffer = InOutBuf::new(plaintext, &mut out).map_err(|_| CryptoError)?;
-    let tag = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
-        .encrypt_inout_detached(&Nonce::from(*nonce), aad, buffer)
-        .map_err(|_| CryptoError)?;
+    let tag = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key)).encrypt_inout_detached(
+        &Nonce::from(*nonce),
+        aad,
+        buffer,
+    )?;
     out.extend_from_slice(&tag);
     Ok(out)
 }
@@ -96,9 +127,13 @@ pub(crate) fn decrypt_into(
 ) -> Result<(), CryptoError> {
     let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
     let buffer = InOutBuf::new(body, out).map_err(|_| CryptoError)?;
-    Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
-        .decrypt_inout_detached(&Nonce::from(*nonce), aad, buffer, &Tag::from(*tag))
-        .map_err(|_| CryptoError)
+    Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key)).decrypt_inout_detached(
+        &Nonce::from(*nonce),
+        aad,
+        buffer,
+        &Tag::from(*tag),
+    )?;
+    Ok(())
 }
 
 /// The inverse of [`encrypt`].
@@ -134,7 +169,7 @@ const EPOCH: u32 = 1;
 
 impl Root {
     /// A new root.
-    pub(crate) fn born(instance: Hash, rng: &mut impl CryptoRng) -> Self {
+    pub(crate) fn born(instance: Hash, rng: &mut dyn CryptoRng) -> Self {
         Self { key: Secret::filled(|bytes| rng.fill_bytes(bytes)), instance }
     }
 
@@ -142,14 +177,13 @@ impl Root {
     pub(crate) fn seal(
         &self,
         platform: &dyn Platform,
-        rng: &mut impl CryptoRng,
+        rng: &mut dyn CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
-        let mut nonce = [0; NONCE_BYTES];
-        rng.fill_bytes(&mut nonce);
+        let nonce = random(rng);
         let aad = root_aad(&self.instance, EPOCH);
         let ciphertext = encrypt(platform.sealing_key().bytes(), &nonce, &aad, self.key.bytes())?;
         let sealed = SealedRoot { format: 1, epoch: EPOCH, nonce, ciphertext };
-        postcard::to_allocvec(&sealed).map_err(|_| CryptoError)
+        Ok(postcard::to_allocvec(&sealed)?)
     }
 
     /// Opens a wrapped root under this manifest.
@@ -158,7 +192,7 @@ impl Root {
         instance: Hash,
         sealed: &[u8],
     ) -> Result<Self, CryptoError> {
-        let sealed: SealedRoot = postcard::from_bytes(sealed).map_err(|_| CryptoError)?;
+        let sealed: SealedRoot = postcard::from_bytes(sealed)?;
         if sealed.format != 1 || sealed.epoch != EPOCH {
             return Err(CryptoError);
         }
@@ -256,7 +290,7 @@ impl Keys {
     }
 
     pub(crate) fn intake_private(&self) -> Result<IntakeKey, CryptoError> {
-        IntakeKey::from_bytes(self.intake.secret.bytes()).map_err(|_| CryptoError)
+        Ok(IntakeKey::from_bytes(self.intake.secret.bytes())?)
     }
 
     /// A keyed hash: tells the host nothing about what was hashed.
@@ -271,12 +305,12 @@ impl Keys {
         let ciphertext =
             encrypt(self.seal.bytes(), &counter_nonce(counter), &fields(about), plaintext)?;
         let blob = SealedBlob { format: 1, boot: self.boot.clone(), counter, ciphertext };
-        postcard::to_allocvec(&blob).map_err(|_| CryptoError)
+        Ok(postcard::to_allocvec(&blob)?)
     }
 
     /// Opens what this or an earlier boot sealed.
     pub(crate) fn open(&self, about: &[&[u8]], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        let blob: SealedBlob = postcard::from_bytes(sealed).map_err(|_| CryptoError)?;
+        let blob: SealedBlob = postcard::from_bytes(sealed)?;
         if blob.format != 1 {
             return Err(CryptoError);
         }

@@ -119,6 +119,14 @@ pub(crate) struct Channel {
 }
 
 impl Life {
+    pub(crate) fn action(&self, id: &ActionId) -> Result<&Action, Reason> {
+        self.actions.get(id).ok_or(Reason::ActionNotFound)
+    }
+
+    pub(crate) fn flight(&self, id: &ExecutionId) -> Result<&InFlight, Reason> {
+        self.in_flight.get(id).ok_or(Reason::ExecutionNotFound)
+    }
+
     /// Remembers an action until `ends_at`.
     pub(crate) fn insert(&mut self, id: ActionId, action: Action) -> Result<(), Reason> {
         let agent = (action.request.tenant.clone(), action.request.agent.clone());
@@ -183,7 +191,7 @@ struct WrappedSalt {
 }
 
 impl Salt {
-    pub(crate) fn new(day: u64, rng: &mut impl CryptoRng) -> Self {
+    pub(crate) fn new(day: u64, rng: &mut dyn CryptoRng) -> Self {
         Self { day, key: Secret::filled(|bytes| rng.fill_bytes(bytes)) }
     }
 
@@ -191,15 +199,14 @@ impl Salt {
         &self,
         root: &Root,
         tenant: &TenantId,
-        rng: &mut impl CryptoRng,
+        rng: &mut dyn CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
-        let mut nonce = [0; NONCE_BYTES];
-        rng.fill_bytes(&mut nonce);
+        let nonce = keys::random(rng);
         let key = root.salts(tenant)?;
         let aad = keys::fields(&[b"toani/v1/salt", &self.day.to_be_bytes()]);
         let ciphertext = keys::encrypt(key.bytes(), &nonce, &aad, self.key.bytes())?;
         let wrapped = WrappedSalt { day: self.day, nonce, ciphertext };
-        postcard::to_allocvec(&wrapped).map_err(|_| CryptoError)
+        Ok(postcard::to_allocvec(&wrapped)?)
     }
 
     pub(crate) fn unwrap(
@@ -207,7 +214,7 @@ impl Salt {
         tenant: &TenantId,
         wrapped: &[u8],
     ) -> Result<Self, CryptoError> {
-        let wrapped: WrappedSalt = postcard::from_bytes(wrapped).map_err(|_| CryptoError)?;
+        let wrapped: WrappedSalt = postcard::from_bytes(wrapped)?;
         let key = root.salts(tenant)?;
         let aad = keys::fields(&[b"toani/v1/salt", &wrapped.day.to_be_bytes()]);
         let mut salt = Secret::zeroed();

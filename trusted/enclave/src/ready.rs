@@ -62,48 +62,6 @@ impl Ready {
         Self { keys, instance, manifest, standing, chain, state, life, checkpoint, coverages }
     }
 
-    /// Signs the next record and folds it: the only way in which state that lasts changes.
-    pub(crate) fn write(
-        &mut self,
-        now: Time,
-        kind: RecordKind,
-        mut about: About,
-        sealed: Option<SealedField>,
-        out: &mut Vec<Effect>,
-    ) -> Result<u64, Reason> {
-        if let Some(field) = &sealed {
-            let bytes = wire::encode(field).map_err(|_| Reason::Internal)?;
-            let index = self.chain.size().to_be_bytes();
-            let sealed = self.keys.seal(&record_field(&index), &bytes);
-            about.sealed = Some(Bytes(sealed.map_err(|_| Reason::Internal)?));
-        }
-        let (record, effect) = self.chain.append(&self.keys, &self.standing, now, kind, about)?;
-        self.state.fold(&record, sealed).map_err(|_| Reason::Internal)?;
-        out.push(effect);
-        Ok(record.index)
-    }
-
-    /// The salted hash of a claimed user. The day's first use of a tenant makes the day's salt.
-    pub(crate) fn user_hash(
-        &mut self,
-        tenant: &TenantId,
-        user: &UserId,
-        now: Time,
-        rng: &mut impl CryptoRng,
-        out: &mut Vec<Effect>,
-    ) -> Result<Hash, Reason> {
-        let day = now.day();
-        if self.life.salts.get(tenant).is_none_or(|salt| salt.day != day) {
-            let salt = Salt::new(day, rng);
-            let wrapped = salt.wrap(&self.keys.root, tenant, rng).map_err(|_| Reason::Internal)?;
-            out.push(Effect::PutSalt { tenant: tenant.clone(), day, wrapped });
-            self.life.salts.insert(tenant.clone(), salt);
-        }
-        let salt = self.life.salts.get(tenant).ok_or(Reason::Internal)?;
-        keyed_hash(salt.key.bytes(), &[b"toani/v1/user", user.as_str().as_bytes()])
-            .map_err(|_| Reason::Internal)
-    }
-
     /// What the policy says to a request now.
     pub(crate) fn granted(
         &self,
@@ -224,6 +182,58 @@ impl Ready {
 
     pub(crate) fn boot(&self) -> &BootId {
         &self.keys.boot
+    }
+}
+
+/// One call that takes effect: on what, when, and what the host is to do about it.
+pub(crate) struct Turn<'a> {
+    pub(crate) ready: &'a mut Ready,
+    pub(crate) now: Time,
+    pub(crate) rng: &'a mut dyn CryptoRng,
+    pub(crate) out: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    /// Signs the next record and folds it: the only way in which state that lasts changes.
+    pub(crate) fn write(
+        &mut self,
+        kind: RecordKind,
+        mut about: About,
+        sealed: Option<SealedField>,
+    ) -> Result<u64, Reason> {
+        let ready = &mut *self.ready;
+        if let Some(field) = &sealed {
+            let bytes = wire::encode(field).map_err(|_| Reason::Internal)?;
+            let index = ready.chain.size().to_be_bytes();
+            about.sealed = Some(Bytes(ready.keys.seal(&record_field(&index), &bytes)?));
+        }
+        let (record, effect) =
+            ready.chain.append(&ready.keys, &ready.standing, self.now, kind, about)?;
+        ready.state.fold(&record, sealed).map_err(|_| Reason::Internal)?;
+        self.out.push(effect);
+        Ok(record.index)
+    }
+
+    /// Lets the host keep a document, for good or for so long, and names it.
+    pub(crate) fn keep(&mut self, bytes: Vec<u8>, for_ms: Option<u64>) -> Hash {
+        let hash = Hash::of(&bytes);
+        let delete_after = for_ms.map(|ms| self.now.plus_ms(ms));
+        self.out.push(Effect::PutBlob { bytes, delete_after });
+        hash
+    }
+
+    /// The salted hash of a claimed user. The day's first use of a tenant makes the day's salt.
+    pub(crate) fn user_hash(&mut self, tenant: &TenantId, user: &UserId) -> Result<Hash, Reason> {
+        let day = self.now.day();
+        let salts = &mut self.ready.life.salts;
+        if salts.get(tenant).is_none_or(|salt| salt.day != day) {
+            let salt = Salt::new(day, self.rng);
+            let wrapped = salt.wrap(&self.ready.keys.root, tenant, self.rng)?;
+            self.out.push(Effect::PutSalt { tenant: tenant.clone(), day, wrapped });
+            salts.insert(tenant.clone(), salt);
+        }
+        let salt = salts.get(tenant).ok_or(Reason::Internal)?;
+        Ok(keyed_hash(salt.key.bytes(), &[b"toani/v1/user", user.as_str().as_bytes()])?)
     }
 }
 

@@ -13,14 +13,15 @@ use toani_protocol::{
     record::{About, CredentialRef, RecordKind},
     request::AgentProof,
     token::{self, Claims},
-    wire::{Answer, Earlier, Effect, Redeemed},
+    wire::{Answer, Earlier, Redeemed},
 };
 
 use crate::{
-    actions, approvals,
+    approvals,
     asked::{self, Asked},
+    keys::random,
     life::{InFlight, Stage},
-    ready::Ready,
+    ready::{Ready, Turn},
     refusals::{self, Refusal},
     state::{SealedField, Used},
     tokens,
@@ -66,36 +67,22 @@ struct RedeemedToken {
 }
 
 pub(crate) fn apply(
-    ready: &mut Ready,
+    turn: &mut Turn<'_>,
     checked: Result<CheckedExecute, Refusal>,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
 ) -> Result<Answer, Reason> {
-    let CheckedExecute { asked, claims } = match checked {
-        Ok(checked) => checked,
-        Err(refusal) => return Err(refusals::refuse(ready, refusal, now, out)?),
-    };
-    if refusals::exhausted(ready, &asked.request, now) {
-        return Err(Reason::RefusalBudget);
-    }
-    if let Err(reason) = asked::check_again(ready, &asked, now) {
-        let refusal = Refusal::of(&asked.request, reason, true);
-        return Err(refusals::refuse(ready, refusal, now, out)?);
-    }
-    if let Some(used) = ready.state.used_key(&asked.idempotency, now) {
+    let CheckedExecute { asked, claims } =
+        checked.map_err(|refusal| refusals::refuse(turn, refusal))?;
+    refusals::hear(turn, &asked)?;
+    if let Some(used) = turn.ready.state.used_key(&asked.idempotency, turn.now) {
         return earlier(used, asked.intent);
     }
     let redeemed = match claims {
-        Some(claims) => claims.and_then(|claims| redeem(ready, &asked, &claims, now)),
-        None => redeem_directly(ready, &asked, now, rng),
+        Some(claims) => claims.and_then(|claims| redeem(turn.ready, &asked, &claims, turn.now)),
+        None => redeem_directly(turn.ready, &asked, turn.now, turn.rng),
     };
-    match redeemed.and_then(|redeemed| room(ready).map(|()| redeemed)) {
-        Ok(redeemed) => start(ready, asked, redeemed, now, rng, out),
-        Err(reason) => {
-            let refusal = Refusal::of(&asked.request, reason, true);
-            Err(refusals::refuse(ready, refusal, now, out)?)
-        }
+    match redeemed.and_then(|redeemed| room(turn.ready).map(|()| redeemed)) {
+        Ok(redeemed) => start(turn, asked, redeemed),
+        Err(reason) => Err(refusals::refuse_of(turn, &asked.request, reason)),
     }
 }
 
@@ -185,7 +172,7 @@ fn redeem_directly(
     ready: &Ready,
     asked: &Asked,
     now: Time,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<RedeemedToken, Reason> {
     if ready.life.by_key.contains_key(&asked.idempotency) {
         // The action was asked for with this key before: its token is the way to go on.
@@ -196,15 +183,13 @@ fn redeem_directly(
     if granted.tier > Tier::Zero {
         return Err(Reason::TokenRequired);
     }
-    let (plan_nonce, params_nonce) = (actions::random_hash(rng), actions::random_hash(rng));
+    let (plan_nonce, params_nonce) = (Hash::new(random(rng)), Hash::new(random(rng)));
     let plan = toani_policy::render(&asked.policy, request, plan_nonce)?;
     let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
     let params_hash =
         params_commitment(&params_nonce, &request.params).map_err(|_| Reason::ParamsInvalid)?;
-    let mut random = [0; 16];
-    rng.fill_bytes(&mut random);
     Ok(RedeemedToken {
-        action: ActionId::from_random(random),
+        action: ActionId::from_random(random(rng)),
         jti: token::jti_hash(&tokens::new_jti(rng)),
         expires: now.plus_ms(TOKEN_LIFE_MS_MAX),
         granted,
@@ -221,22 +206,13 @@ fn redeem_directly(
 
 /// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
 /// flight.
-fn start(
-    ready: &mut Ready,
-    asked: Asked,
-    redeemed: RedeemedToken,
-    now: Time,
-    rng: &mut impl CryptoRng,
-    out: &mut Vec<Effect>,
-) -> Result<Answer, Reason> {
+fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<Answer, Reason> {
     let Asked { request, policy, level, intent, idempotency } = asked;
-    let channel = ready.life.sandbox.as_ref().ok_or(Reason::SandboxUnavailable)?;
+    let channel = turn.ready.life.sandbox.as_ref().ok_or(Reason::SandboxUnavailable)?;
     let sandbox = channel.measurement;
-    let assurance = Assurance { approval: redeemed.approval, ..ready.assurance(level) };
-    let mut random = [0; 16];
-    rng.fill_bytes(&mut random);
-    let execution = ExecutionId::from_random(random);
-    let user = ready.user_hash(&request.tenant, &request.user, now, rng, out)?;
+    let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(level) };
+    let execution = ExecutionId::from_random(random(turn.rng));
+    let user = turn.user_hash(&request.tenant, &request.user)?;
     let rules = &policy.policy().credentials;
     let named = redeemed.granted.credential.as_ref().zip(redeemed.credential_version);
     let credential = named.and_then(|(id, version)| {
@@ -257,19 +233,19 @@ fn start(
         jti: redeemed.jti,
         assurance,
         sandbox,
-        started: ready.chain.size(),
-        started_at: now,
+        started: turn.ready.chain.size(),
+        started_at: turn.now,
         job: None,
         request,
         policy,
     };
     let sealed = SealedField::Started { idempotency, intent, uses: redeemed.granted.uses };
     let about = about(&execution, &flight);
-    let index = ready.write(now, RecordKind::Started, about, Some(sealed), out)?;
-    if let Some(action) = ready.life.actions.get_mut(&redeemed.action) {
+    let index = turn.write(RecordKind::Started, about, Some(sealed))?;
+    if let Some(action) = turn.ready.life.actions.get_mut(&redeemed.action) {
         action.stage = Stage::Executed(execution.clone());
     }
-    ready.life.in_flight.insert(execution.clone(), flight);
+    turn.ready.life.in_flight.insert(execution.clone(), flight);
     Ok(Answer::Redeemed(Redeemed {
         action: redeemed.action,
         execution,

@@ -11,10 +11,12 @@ use toani_protocol::{
     limits::{REFUSAL_WINDOW_MS, REFUSALS_PER_AGENT_MAX},
     record::{About, RecordKind},
     request::ActionRequest,
-    wire::Effect,
 };
 
-use crate::ready::Ready;
+use crate::{
+    asked::{self, Asked},
+    ready::Turn,
+};
 
 /// Budgets that are kept at once; beyond them, all share one.
 const BUDGETS_MAX: usize = 20_000;
@@ -57,72 +59,87 @@ struct Budget {
     unwritten: u64,
 }
 
-/// Whether an agent that proved itself has used up its budget of refusals.
-pub(crate) fn exhausted(ready: &Ready, request: &ActionRequest, now: Time) -> bool {
+/// Hears an agent when its request takes effect: it has budget left, and what was checked holds.
+pub(crate) fn hear(turn: &mut Turn<'_>, asked: &Asked) -> Result<(), Reason> {
+    let request = &asked.request;
     let key = (Some((request.tenant.clone(), request.agent.clone())), true);
-    ready.life.budgets.0.get(&key).is_some_and(|budget| {
-        now.ms_since(budget.since) < REFUSAL_WINDOW_MS && budget.count >= REFUSALS_PER_AGENT_MAX
-    })
+    let exhausted = turn.ready.life.budgets.0.get(&key).is_some_and(|budget| {
+        let open = turn.now.ms_since(budget.since) < REFUSAL_WINDOW_MS;
+        open && budget.count >= REFUSALS_PER_AGENT_MAX
+    });
+    if exhausted {
+        return Err(Reason::RefusalBudget);
+    }
+    asked::check_again(turn.ready, asked, turn.now)
+        .map_err(|reason| refuse_of(turn, request, reason))
 }
 
-/// Writes or counts a refusal, and gives its reason back.
-pub(crate) fn refuse(
-    ready: &mut Ready,
-    refusal: Refusal,
-    now: Time,
-    out: &mut Vec<Effect>,
-) -> Result<Reason, Reason> {
+/// Refuses the request of an agent that proved itself.
+pub(crate) fn refuse_of(turn: &mut Turn<'_>, request: &ActionRequest, reason: Reason) -> Reason {
+    refuse(turn, Refusal::of(request, reason, true))
+}
+
+/// Writes or counts a refusal, and gives its reason back, or why it could not be written.
+pub(crate) fn refuse(turn: &mut Turn<'_>, refusal: Refusal) -> Reason {
+    let reason = refusal.reason;
+    record(turn, refusal).err().unwrap_or(reason)
+}
+
+fn record(turn: &mut Turn<'_>, refusal: Refusal) -> Result<(), Reason> {
     // A record names a tenant only if it exists: nobody makes up log entries of others.
-    let known = refusal.who.filter(|(tenant, _)| ready.state.tenants.contains_key(tenant));
+    let known = refusal.who.filter(|(tenant, _)| turn.ready.state.tenants.contains_key(tenant));
     let listed = known.filter(|(tenant, agent)| {
-        let tenant = ready.state.tenants.get(tenant);
+        let tenant = turn.ready.state.tenants.get(tenant);
         tenant.is_some_and(|tenant| tenant.agents.contains_key(agent))
     });
     let key = (listed.clone(), refusal.authentic);
     // A window that is over ends here as well: the host may send no tick.
+    let now = turn.now;
     let over = |budget: &Budget| now.ms_since(budget.since) >= REFUSAL_WINDOW_MS;
-    if ready.life.budgets.0.get(&key).is_some_and(over) {
-        flush(ready, now, out)?;
+    if turn.ready.life.budgets.0.get(&key).is_some_and(over) {
+        flush(turn)?;
     }
-    let budgets = &mut ready.life.budgets.0;
+    let budgets = &mut turn.ready.life.budgets.0;
     let shared = budgets.len() >= BUDGETS_MAX && !budgets.contains_key(&key);
     let key = if shared { (None, false) } else { key };
-    let budget = budgets.entry(key).or_insert(Budget { since: now, count: 0, unwritten: 0 });
+    let budget = budgets.entry(key).or_insert(Budget { since: turn.now, count: 0, unwritten: 0 });
     budget.count = budget.count.saturating_add(1);
-    if budget.count > REFUSALS_PER_AGENT_MAX || ready.chain.room(RecordKind::Refused).is_err() {
+    if budget.count > REFUSALS_PER_AGENT_MAX || turn.ready.chain.room(RecordKind::Refused).is_err()
+    {
         budget.unwritten = budget.unwritten.saturating_add(1);
-        return Ok(refusal.reason);
+        return Ok(());
     }
     let (tenant, agent) = listed.unzip();
     let (service, action) = refusal.what.filter(|_| refusal.authentic).unzip();
     let reason = Some(refusal.reason);
     let about = About { tenant, agent, service, action, reason, ..About::default() };
-    ready.write(now, RecordKind::Refused, about, None, out)?;
-    Ok(refusal.reason)
+    turn.write(RecordKind::Refused, about, None)?;
+    Ok(())
 }
 
 /// Ends the windows that are over; what was only counted becomes one record each.
-pub(crate) fn flush(ready: &mut Ready, now: Time, out: &mut Vec<Effect>) -> Result<(), Reason> {
-    let over: Vec<BudgetKey> = ready
+pub(crate) fn flush(turn: &mut Turn<'_>) -> Result<(), Reason> {
+    let over: Vec<BudgetKey> = turn
+        .ready
         .life
         .budgets
         .0
         .iter()
-        .filter(|(_, budget)| now.ms_since(budget.since) >= REFUSAL_WINDOW_MS)
+        .filter(|(_, budget)| turn.now.ms_since(budget.since) >= REFUSAL_WINDOW_MS)
         .map(|(key, _)| key.clone())
         .collect();
     for key in over {
         // What cannot be written stays counted.
-        if ready.chain.room(RecordKind::Refusals).is_err() {
+        if turn.ready.chain.room(RecordKind::Refusals).is_err() {
             break;
         }
-        let Some(budget) = ready.life.budgets.0.remove(&key) else { continue };
+        let Some(budget) = turn.ready.life.budgets.0.remove(&key) else { continue };
         if budget.unwritten == 0 {
             continue;
         }
         let (tenant, agent) = key.0.unzip();
         let about = About { tenant, agent, count: Some(budget.unwritten), ..About::default() };
-        ready.write(now, RecordKind::Refusals, about, None, out)?;
+        turn.write(RecordKind::Refusals, about, None)?;
     }
     Ok(())
 }

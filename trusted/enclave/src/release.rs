@@ -3,8 +3,8 @@
 use alloc::{string::ToString, vec::Vec};
 
 use hpke::{
-    Deserializable, HpkeError, OpModeS, Serializable, aead::AesGcm256, inout::InOutBuf,
-    kdf::HkdfSha256, kem::X25519HkdfSha256, setup_sender_with_rng,
+    Deserializable, OpModeS, Serializable, aead::AesGcm256, inout::InOutBuf, kdf::HkdfSha256,
+    kem::X25519HkdfSha256, setup_sender_with_rng,
 };
 use rand_core::CryptoRng;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::{
     chain::DurableStart,
     keys::CryptoError,
     life::{Channel, InFlight, ReleasedJob},
-    ready::Ready,
+    ready::{Ready, Turn},
     secret::Secret,
     state::{CredentialName, CredentialSlot},
     vault,
@@ -49,9 +49,9 @@ struct JobRef<'a> {
 pub(crate) fn check(
     ready: &Ready,
     execution: ExecutionId,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<CheckedRelease, Reason> {
-    let flight = ready.life.in_flight.get(&execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = ready.life.flight(&execution)?;
     let durable = ready.chain.durable_start(flight.started).ok_or(Reason::LogUnavailable)?;
     if flight.job.is_some() {
         return Err(Reason::TokenUsed);
@@ -76,7 +76,7 @@ fn seal(
     channel: &Channel,
     execution: &ExecutionId,
     flight: &InFlight,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<(SealedJob, Secret<32>), Reason> {
     let header = JobHeader {
         instance: ready.instance,
@@ -99,7 +99,7 @@ fn seal(
     } else {
         seal_to::<LARGE_JOB_BYTES>(channel, &header, &job, rng)
     };
-    sealed.map_err(|_| Reason::Internal)
+    Ok(sealed?)
 }
 
 /// The version that was promised in `started`, unless it was revoked or replaced since.
@@ -133,50 +133,44 @@ fn seal_to<const N: usize>(
     channel: &Channel,
     header: &JobHeader,
     job: &JobRef<'_>,
-    rng: &mut impl CryptoRng,
+    mut rng: &mut dyn CryptoRng,
 ) -> Result<(SealedJob, Secret<32>), CryptoError> {
-    let key =
-        <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&channel.key).map_err(hpke_error)?;
+    let key = <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&channel.key)?;
     let boot = header.boot.to_string();
     let info = [JOB_INFO, header.instance.as_bytes(), boot.as_bytes()].concat();
     let (encapsulated, mut context) = setup_sender_with_rng::<
         AesGcm256,
         HkdfSha256,
         X25519HkdfSha256,
-    >(&OpModeS::Base, &key, &info, rng)
-    .map_err(hpke_error)?;
+    >(&OpModeS::Base, &key, &info, &mut rng)?;
     let mut buffer = Secret::<N>::zeroed();
-    let plaintext = postcard::to_slice(job, buffer.bytes_mut()).map_err(|_| CryptoError)?;
+    let plaintext = postcard::to_slice(job, buffer.bytes_mut())?;
     let mut ciphertext: Vec<u8> = alloc::vec![0; plaintext.len()];
-    let aad = wire::encode(header).map_err(|_| CryptoError)?;
+    let aad = wire::encode(header)?;
     let inout = InOutBuf::new(plaintext, &mut ciphertext).map_err(|_| CryptoError)?;
-    let tag = context.seal_inout_detached(inout, &aad).map_err(hpke_error)?;
+    let tag = context.seal_inout_detached(inout, &aad)?;
     ciphertext.extend_from_slice(&tag.to_bytes());
     let mut outcome_key = Secret::zeroed();
-    context.export(OUTCOME_EXPORT, outcome_key.bytes_mut()).map_err(hpke_error)?;
+    context.export(OUTCOME_EXPORT, outcome_key.bytes_mut())?;
     let encapsulated = encapsulated.to_bytes().to_vec();
     Ok((SealedJob { header: header.clone(), encapsulated, ciphertext }, outcome_key))
 }
 
-fn hpke_error(_: HpkeError) -> CryptoError {
-    CryptoError
-}
-
 /// Lets the job out, once.
-pub(crate) fn apply(ready: &mut Ready, checked: CheckedRelease) -> Result<Answer, Reason> {
+pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedRelease) -> Result<Answer, Reason> {
     let CheckedRelease { execution, sealed_to, job, outcome_key } = checked;
-    let flight = ready.life.in_flight.get(&execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = turn.ready.life.flight(&execution)?;
     if flight.job.is_some() {
         return Err(Reason::TokenUsed);
     }
     // Others may have changed these since the check.
-    if channel_for(ready, flight)?.key != sealed_to {
+    if channel_for(turn.ready, flight)?.key != sealed_to {
         return Err(Reason::SandboxUnavailable);
     }
     if let Some((name, version)) = &flight.credential {
-        credential_slot(ready, flight, name, *version)?;
+        credential_slot(turn.ready, flight, name, *version)?;
     }
-    let flight = ready.life.in_flight.get_mut(&execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = turn.ready.life.in_flight.get_mut(&execution).ok_or(Reason::ExecutionNotFound)?;
     flight.job = Some(ReleasedJob { header: job.header.clone(), outcome_key });
     Ok(Answer::Job(job))
 }

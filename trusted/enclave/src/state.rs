@@ -13,7 +13,8 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 use toani_policy::{QuotaKey, QuotaUse, Usage, VerifiedPolicy, Window};
 use toani_protocol::{
-    ActionId, AgentId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, TenantId, Time,
+    ActionId, AgentId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, Reason, TenantId,
+    Time,
     credential::CredentialHeader,
     instance::VerifiedAdmission,
     limits::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_LIFE_MS, QUOTA_WINDOWS_MAX},
@@ -127,6 +128,10 @@ impl Usage for State {
 }
 
 impl State {
+    pub(crate) fn tenant(&self, id: &TenantId) -> Result<&Tenant, Reason> {
+        self.tenants.get(id).ok_or(Reason::TenantUnknown)
+    }
+
     /// Applies one record. `sealed` is its opened sealed field.
     pub(crate) fn fold(
         &mut self,

@@ -18,7 +18,10 @@ use toani_protocol::{
     token::{Claims, ISSUER},
 };
 
-use crate::{keys::Keys, ready::Ready};
+use crate::{
+    keys::{self, Keys},
+    ready::Ready,
+};
 
 /// Not sent with the token: the same token under another instance or tenant is none.
 #[derive(Serialize)]
@@ -85,9 +88,8 @@ pub(crate) fn open(
 }
 
 /// A random UUID, version 4 (RFC 9562, section 5.4).
-pub(crate) fn new_jti(rng: &mut impl CryptoRng) -> String {
-    let mut bytes = [0u8; 16];
-    rng.fill_bytes(&mut bytes);
+pub(crate) fn new_jti(rng: &mut dyn CryptoRng) -> String {
+    let mut bytes: [u8; 16] = keys::random(rng);
     if let Some(version) = bytes.get_mut(6) {
         *version = (*version & 0x0f) | 0x40;
     }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use hpke::{
-    Deserializable, HpkeError, OpModeR,
+    Deserializable, OpModeR,
     aead::{AeadTag, AesGcm256},
     inout::InOutBuf,
     kdf::HkdfSha256,
@@ -68,13 +68,13 @@ pub(crate) struct StoredCredential {
 
 impl StoredCredential {
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, CredentialHeader), CryptoError> {
-        let stored: Self = postcard::from_bytes(bytes).map_err(|_| CryptoError)?;
-        let header = canonical::decode(&stored.header, bytes.len()).map_err(|_| CryptoError)?;
+        let stored: Self = postcard::from_bytes(bytes)?;
+        let header = canonical::decode(&stored.header, bytes.len())?;
         if stored.format == 1 { Ok((stored, header)) } else { Err(CryptoError) }
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CryptoError> {
-        postcard::to_allocvec(self).map_err(|_| CryptoError)
+        Ok(postcard::to_allocvec(self)?)
     }
 }
 
@@ -83,19 +83,13 @@ impl StoredCredential {
 pub(crate) fn take_in(
     keys: &Keys,
     sealed: &SealedCredential,
-    rng: &mut impl CryptoRng,
+    rng: &mut dyn CryptoRng,
 ) -> Result<StoredCredential, Reason> {
     let header = canonical::encode(&sealed.header).map_err(|_| Reason::DocumentMalformed)?;
     let plaintext = open_intake(keys, sealed, &header).map_err(|_| Reason::CredentialEnvelope)?;
-    let mut salt = [0; 32];
-    rng.fill_bytes(&mut salt);
-    let mut nonce = [0; NONCE_BYTES];
-    rng.fill_bytes(&mut nonce);
-    let l3 = l3(keys, &sealed.header, &salt).map_err(|_| Reason::Internal)?;
-    let ciphertext = l3
-        .key()
-        .and_then(|key| keys::encrypt(key, &nonce, &at_rest_aad(&header), plaintext.bytes()))
-        .map_err(|_| Reason::Internal)?;
+    let (salt, nonce) = (keys::random(rng), keys::random(rng));
+    let l3 = l3(keys, &sealed.header, &salt)?;
+    let ciphertext = keys::encrypt(l3.key()?, &nonce, &at_rest_aad(&header), plaintext.bytes())?;
     Ok(StoredCredential { format: 1, header, salt, commitment: l3.commitment(), nonce, ciphertext })
 }
 
@@ -106,25 +100,19 @@ fn open_intake(
 ) -> Result<Plaintext, CryptoError> {
     let private = keys.intake_private()?;
     let encapsulated =
-        <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated.0)
-            .map_err(hpke_error)?;
+        <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated.0)?;
     let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeR::Base,
         &private,
         &encapsulated,
         INTAKE_INFO,
-    )
-    .map_err(hpke_error)?;
+    )?;
     let (body, tag) = sealed.ciphertext.0.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
-    let tag = AeadTag::<AesGcm256>::from_bytes(tag).map_err(hpke_error)?;
+    let tag = AeadTag::<AesGcm256>::from_bytes(tag)?;
     let mut plaintext = Plaintext::sized(body.len())?;
     let buffer = InOutBuf::new(body, plaintext.bytes_mut()).map_err(|_| CryptoError)?;
-    context.open_inout_detached(buffer, header, &tag).map_err(hpke_error)?;
+    context.open_inout_detached(buffer, header, &tag)?;
     if plaintext.length == 0 { Err(CryptoError) } else { Ok(plaintext) }
-}
-
-fn hpke_error(_: HpkeError) -> CryptoError {
-    CryptoError
 }
 
 /// Opens a credential at rest. The key commitment is compared first: GCM alone would let one
