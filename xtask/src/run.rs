@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{MISSING, repo::root};
+use crate::repo::root;
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
 const BINARY_PACKAGES: &[&str] =
@@ -54,15 +54,23 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Three programs, each with its own floor in the same run; each prints JSON.
 pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
-    if !has_package(BENCH_PACKAGE)? {
-        eprintln!("x bench: the workspace has no package {BENCH_PACKAGE} yet");
-        return Ok(ExitCode::from(MISSING));
-    }
     build_binaries()?;
-    let mut all = vec!["run", "--release", "--quiet", "-p", BENCH_PACKAGE, "--"];
-    all.extend(arguments.iter().map(String::as_str));
-    cargo(&all)?;
+    cargo(&["build", "--release", "--quiet", "-p", BENCH_PACKAGE])?;
+    let programs = release_folder();
+    let programs = programs.to_str().context("the target folder's path is not UTF-8")?;
+    let whole = ["run", "--release", "--quiet", "-p", BENCH_PACKAGE, "--"];
+    let whole: Vec<&str> = whole.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    step("the whole path, over a fresh process, a TLS request and two fdatasync");
+    cargo_with(&whole, &[(PROGRAMS_VARIABLE, programs)])?;
+    step("the core, over its cryptographic primitives; and whether it stays flat");
+    cargo(&["bench", "--quiet", "-p", "toani-enclave", "--bench", "core"])?;
+    step("the audit log, over a bare write and fdatasync");
+    let folder = release_folder().join("append-rate");
+    let folder = folder.to_str().context("the target folder's path is not UTF-8")?;
+    let append = ["run", "--release", "--quiet", "-p", "toani-audit-log", "--example"];
+    cargo(&[&append[..], &["append_rate", "--", folder]].concat())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,12 +110,6 @@ pub(crate) fn build_binaries() -> Result<()> {
         "-C",
         "target-feature=+crt-static",
     ])
-}
-
-fn has_package(name: &str) -> Result<bool> {
-    let mut command = cargo_metadata::MetadataCommand::new();
-    let metadata = command.current_dir(root()).no_deps().exec()?;
-    Ok(metadata.packages.iter().any(|package| package.name == name))
 }
 
 fn release_folder() -> PathBuf {

@@ -78,14 +78,15 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
         "trust": home.trust_file(),
     });
     output.result(&result, |output| {
-        let root = home.root().display();
+        let (root, owner) = (home.root().display(), PublicKey::of(&owner));
         format!(
             "{} instance {}\n\n\
              {root}/data         stays here: the plane's own folder\n\
              {root}/trust.json   goes to everyone who verifies; compare it by other means\n\
              {root}/operator     belongs to the operators: admits sandboxes\n\
              {root}/tenant       belongs to who writes policies\n\
-             {root}/owner        belongs to who owns credentials\n\
+             {root}/owner        belongs to who owns credentials; policies name its key:\n\
+             \x20   {owner}\n\
              {root}/agents, approvers: each belongs on its own machine\n\n\
              tee: none. The enclave is a process of this machine; its measurement is its own word.\n\n\
              Next: toani serve, and in another terminal: toani admission admit --sandbox",

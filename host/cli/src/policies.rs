@@ -113,7 +113,7 @@ fn new(out: &Path, output: &Output) -> anyhow::Result<()> {
     home::create(out, include_bytes!("policy.yaml"))?;
     output.result(&json!({ "policy": out }), |output| {
         format!(
-            "{} {}\nNext: change it to what you need, then: toani agent add NAME --policy {0}",
+            "{} {}\nNext: change it to what you need, then: toani agent add NAME --policy {1}",
             output.good("Written:"),
             out.display()
         )

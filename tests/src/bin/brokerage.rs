@@ -62,6 +62,7 @@ async fn main() -> anyhow::Result<()> {
     say(&json!({"port": listener.local_addr()?.port(), "spki": spki}));
     loop {
         let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
         let (acceptor, brokerage) = (acceptor.clone(), brokerage.clone());
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
