@@ -29,7 +29,7 @@ impl<T> Renewed<T> {
 
     fn get(&mut self) -> &mut T {
         self.used += 1;
-        if self.used % WORLD_LIFE == 0 {
+        if self.used.is_multiple_of(WORLD_LIFE) {
             self.made = (self.make)();
         }
         &mut self.made
@@ -118,7 +118,7 @@ pub(super) fn token() -> Target {
     let (mut world, mut token) = granted();
     let all = vec![token.clone().into_bytes()];
     let first = token.clone();
-    let mut used = 0;
+    let mut used = 0u64;
     target("token", 8, all, move |bytes| {
         let bytes = transplanted(bytes, first.as_bytes(), token.as_bytes());
         let Ok(text) = String::from_utf8(bytes) else { return };
@@ -126,11 +126,11 @@ pub(super) fn token() -> Target {
             return;
         }
         used += 1;
-        if used % TRIES_PER_MINUTE == 0 {
+        if used.is_multiple_of(TRIES_PER_MINUTE) {
             world.now = world.now.plus_ms(60_000);
             world.ok(Command::Tick);
         }
-        if used % (TRIES_PER_MINUTE * MINUTES) == 0 {
+        if used.is_multiple_of(TRIES_PER_MINUTE * MINUTES) {
             (world, token) = granted();
         }
         let params = json!({"symbol": "ACME", "quantity": 3});

@@ -2,6 +2,7 @@
 //!
 //! Our own files hold inputs and what comes of them. They are compared with what this computes;
 //! after a deliberate change of a format, `TOANI_WRITE_VECTORS=1` writes them anew.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{fs, path::PathBuf};
 

@@ -1,4 +1,5 @@
 //! No param changes endpoint, method or number of path segments, nor adds anything beside itself.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod world;
 

@@ -1,6 +1,7 @@
 //! Who lies, and what meets him: each test attacks the real state machine as one liar would.
 //!
 //! docs/THREAT-MODEL.md names these tests.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod agent;
 mod approver;
