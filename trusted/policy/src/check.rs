@@ -1,6 +1,10 @@
 //! Every rule that a policy must satisfy before it can be activated.
 
-use alloc::{collections::BTreeMap, format, string::String};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+};
 
 use serde_json::Value;
 use toani_protocol::{
@@ -48,8 +52,12 @@ pub(crate) fn policy(policy: &Policy) -> Result<Compiled, PolicyError> {
     ] {
         require(count <= max, PolicyProblem::TooMany).map_err(at(name))?;
     }
+    let mut seen = BTreeSet::new();
     for (id, person) in &policy.persons {
         keys(&person.keys).map_err(at(format!("persons.{id}")))?;
+        // Thresholds count persons: two of them with one key would be one.
+        let own = person.keys.iter().all(|key| seen.insert(key_bytes(key)));
+        require(own, PolicyProblem::KeyTwice).map_err(at(format!("persons.{id}")))?;
     }
     for (id, agent) in &policy.agents {
         persons(policy, &agent.behind).map_err(at(format!("agents.{id}.behind")))?;
@@ -67,6 +75,13 @@ pub(crate) fn policy(policy: &Policy) -> Result<Compiled, PolicyError> {
         check_quota(policy, quota, &compiled).map_err(at(format!("quotas.{id}")))?;
     }
     Ok(compiled)
+}
+
+fn key_bytes(key: &ApproverKey) -> &[u8] {
+    match key {
+        ApproverKey::Ed25519(key) => key.as_bytes(),
+        ApproverKey::Passkey(passkey) => &passkey.key.0,
+    }
 }
 
 fn keys(keys: &[ApproverKey]) -> Result<(), PolicyProblem> {
@@ -87,9 +102,8 @@ fn keys(keys: &[ApproverKey]) -> Result<(), PolicyProblem> {
 fn persons(policy: &Policy, ids: &[PersonId]) -> Result<(), PolicyProblem> {
     require(ids.len() <= PERSONS_MAX, PolicyProblem::TooMany)?;
     let known = ids.iter().all(|id| policy.persons.contains_key(id));
-    let distinct =
-        ids.iter().enumerate().all(|(i, id)| !ids.iter().take(i).any(|before| before == id));
-    require(known && distinct, PolicyProblem::UnknownPerson)
+    let distinct: BTreeSet<_> = ids.iter().collect();
+    require(known && distinct.len() == ids.len(), PolicyProblem::UnknownPerson)
 }
 
 fn check_service(policy: &Policy, service: &Service) -> Result<(), PolicyProblem> {

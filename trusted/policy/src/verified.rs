@@ -74,6 +74,8 @@ pub enum PolicyProblem {
     Class,
     #[error("the quota's window is 0, or its sum is over a param that is not required and natural")]
     Quota,
+    #[error("a key stands twice; each is one person's, and stands there once")]
+    KeyTwice,
     #[error("a passkey names no rp_id or no https origin")]
     Passkey,
     #[error("an action that the policy asks for is without agents or services")]

@@ -282,6 +282,18 @@ fn one_person_with_two_keys_counts_once() {
 }
 
 #[test]
+fn two_persons_with_one_key_are_no_policy() {
+    let mut world = World::new();
+    // The same passkey, although one entry calls it software and the other does not.
+    for key in [passkey_entry(40, true), passkey_entry(40, false)] {
+        let mut document = policy_document(2);
+        document["persons"]["ben"]["keys"] = json!([key]);
+        assert_eq!(world.activate(document), Err(Reason::PolicyInvalid));
+    }
+    assert!(world.activate(policy_document(2)).is_ok());
+}
+
+#[test]
 fn a_denial_is_never_an_approval() {
     let mut world = World::new();
     let statement = tier_1(&mut world);
