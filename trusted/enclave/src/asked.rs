@@ -76,6 +76,13 @@ pub(crate) fn check_read(
         }
         Read::Asked { request, proof } => {
             let asked = check(ready, request, proof, now).map_err(|refusal| refusal.reason)?;
+            // It asks for what it became, not for whatever else is the agent's.
+            let used = ready.state.used_key(&asked.idempotency, now);
+            let became = used.is_some_and(|used| used.execution.as_str() == id)
+                || ready.life.by_key.get(&asked.idempotency).is_some_and(|own| own.as_str() == id);
+            if !became {
+                return Err(Reason::RequestMalformed);
+            }
             Ok((asked.request.tenant, asked.request.agent))
         }
         Read::Signed { request: bytes, proof } => {

@@ -245,6 +245,29 @@ fn a_stranger_reads_nothing() {
     assert_eq!(world.call(Command::Poll { action, read: simple }), Err(Reason::ActionNotFound));
 }
 
+/// A request that passed here opens what it became, and nothing else of its agent.
+#[test]
+fn a_request_is_no_key_to_other_results() {
+    use toani_protocol::wire::Read;
+    let mut world = World::new();
+    let mut results = vec![];
+    for key in ["k1", "k2"] {
+        let redeemed = world.started(key);
+        world.run(&redeemed, &answered(200, json!({"balance": 1})));
+        let blob = world.blobs[&world.last_record().about.blob.unwrap()].clone();
+        results.push((redeemed.execution, blob));
+    }
+    let (request, proof) = prove(&world.request("read_balance", json!({"account": "x"}), "k2"));
+    let read = Read::Asked { request, proof };
+    let opened: Vec<bool> = results
+        .into_iter()
+        .map(|(execution, blob)| {
+            world.call(Command::Open { execution, blob, read: read.clone() }).is_ok()
+        })
+        .collect();
+    assert_eq!(opened, [false, true]);
+}
+
 #[test]
 fn a_manifest_with_roots_is_not_served_without_a_quote() {
     let mut world = World::born();
