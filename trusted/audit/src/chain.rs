@@ -1,6 +1,6 @@
 //! The chain: what each record must say of the ones before it.
 
-use alloc::{collections::BTreeMap, string::String};
+use alloc::collections::BTreeMap;
 
 use toani_protocol::{Hash, TenantId, Time, record::Record, sign::PublicKey};
 
@@ -63,7 +63,7 @@ impl TenantTip {
 
 /// The links of a log as far as it was walked, and its tree. The enclave makes its records from
 /// it; a verifier holds records against it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Links {
     frontier: Frontier,
     head: Hash,
@@ -71,21 +71,10 @@ pub struct Links {
     tenants: BTreeMap<TenantId, TenantTip>,
 }
 
-impl Default for Links {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Links {
     /// Before the first record.
     pub fn new() -> Self {
-        Self {
-            frontier: Frontier::new(),
-            head: Hash::ZERO,
-            time: Time::from_ms(0),
-            tenants: BTreeMap::new(),
-        }
+        Self::default()
     }
 
     /// Records so far: the next record's index.
@@ -141,38 +130,6 @@ impl Links {
         self.head = leaf_hash;
         self.time = record.time;
         Ok(())
-    }
-}
-
-/// Walks a whole log from its first leaf.
-#[derive(Debug, Clone)]
-pub struct ChainVerifier {
-    origin: String,
-    key: PublicKey,
-    links: Links,
-}
-
-impl ChainVerifier {
-    /// Before the first leaf of the log with this origin and key.
-    pub fn new(origin: &str, key: PublicKey) -> Self {
-        Self { origin: String::from(origin), key, links: Links::new() }
-    }
-
-    /// Verifies the next leaf whole and moves past it. Nothing changes on an error.
-    pub fn push(&mut self, leaf: &[u8]) -> Result<Record, ChainError> {
-        let record = verify_record(leaf, &self.origin, &self.key)?;
-        self.links.advance(&record, Record::hash_of(leaf))?;
-        Ok(record)
-    }
-
-    /// The chain as far as it was walked.
-    pub fn links(&self) -> &Links {
-        &self.links
-    }
-
-    /// Gives the chain up to who will continue it.
-    pub fn into_links(self) -> Links {
-        self.links
     }
 }
 

@@ -4,14 +4,14 @@
 mod world;
 
 use proptest::prelude::*;
-use toani_audit::chain::{ChainError, ChainVerifier, Links, TenantTip};
+use toani_audit::chain::{ChainError, Links, TenantTip};
 use toani_protocol::{Hash, Time, record::Record, sign::PublicKey};
-use world::{ORIGIN, World, key, tenant};
+use world::{ChainVerifier, ORIGIN, World, key, tenant};
 
 fn walk(leaves: &[Vec<u8>]) -> Result<Links, ChainError> {
     let mut chain = ChainVerifier::new(ORIGIN, PublicKey::of(&key(1)));
     leaves.iter().try_for_each(|leaf| chain.push(leaf).map(|_| ()))?;
-    Ok(chain.into_links())
+    Ok(chain.links().clone())
 }
 
 #[test]

@@ -210,10 +210,7 @@ fn eligible(
 fn check_assurance(action: &Action, tier: Tier, situation: &Situation<'_>) -> Result<(), Reason> {
     let approval = if tier > Tier::Zero { ApprovalLevel::Passkey } else { ApprovalLevel::None };
     let reachable = Assurance { approval, ..situation.assurance };
-    match reachable.shortfall(&action.least) {
-        Some(aspect) => Err(Reason::of_shortfall(aspect)),
-        None => Ok(()),
-    }
+    reachable.shortfall(&action.least).map_or(Ok(()), Err)
 }
 
 /// What may happen is what owner and policy both allow.

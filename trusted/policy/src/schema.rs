@@ -47,11 +47,28 @@ pub struct Schema {
 #[derive(Debug, Clone, PartialEq)]
 enum Kind {
     Text { min: u64, max: u64 },
-    Integer { min: Option<i64>, max: Option<i64> },
-    Number { min: Option<f64>, max: Option<f64> },
+    Integer(Range<i64>),
+    Number(Range<f64>),
     Boolean,
     List { items: Box<Schema>, min: u64, max: u64 },
     Object { properties: BTreeMap<String, Property> },
+}
+
+/// Both ends are in it.
+#[derive(Debug, Clone, PartialEq)]
+struct Range<T> {
+    min: Option<T>,
+    max: Option<T>,
+}
+
+impl<T: PartialOrd> Range<T> {
+    fn holds(&self, value: Option<T>) -> bool {
+        let fits = |value: T| {
+            let (min, max) = (self.min.as_ref(), self.max.as_ref());
+            min.is_none_or(|min| value >= *min) && max.is_none_or(|max| value <= *max)
+        };
+        value.is_some_and(fits)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -84,7 +101,7 @@ impl Schema {
 
     /// Whether values are integers of at least zero.
     pub fn is_natural(&self) -> bool {
-        matches!(self.kind, Kind::Integer { min: Some(min), .. } if min >= 0)
+        matches!(self.kind, Kind::Integer(Range { min: Some(min), .. }) if min >= 0)
     }
 
     /// A property's schema and whether it is required.
@@ -104,12 +121,8 @@ impl Kind {
             (Self::Text { min, max }, Value::String(text)) => {
                 within(text.chars().count(), *min, *max)
             }
-            (Self::Integer { min, max }, Value::Number(number)) => number
-                .as_i64()
-                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
-            (Self::Number { min, max }, Value::Number(number)) => number
-                .as_f64()
-                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
+            (Self::Integer(range), Value::Number(number)) => range.holds(number.as_i64()),
+            (Self::Number(range), Value::Number(number)) => range.holds(number.as_f64()),
             (Self::Boolean, Value::Bool(_)) => true,
             (Self::List { items, min, max }, Value::Array(values)) => {
                 within(values.len(), *min, *max) && values.iter().all(|value| items.accepts(value))
@@ -140,8 +153,8 @@ fn compile(document: &Value, depth: usize) -> Result<Schema, SchemaError> {
     let kind_name = map.get("type").and_then(Value::as_str).ok_or(SchemaError::Type)?;
     let (kind, own): (Kind, &[&str]) = match kind_name {
         "string" => (text(map)?, &["minLength", "maxLength"]),
-        "integer" => (integer(map)?, &["minimum", "maximum"]),
-        "number" => (number(map)?, &["minimum", "maximum"]),
+        "integer" => (Kind::Integer(bounds(map, Number::as_i64)?), &["minimum", "maximum"]),
+        "number" => (Kind::Number(bounds(map, Number::as_f64)?), &["minimum", "maximum"]),
         "boolean" => (Kind::Boolean, &[]),
         "array" => (list(map, depth)?, &["items", "minItems", "maxItems"]),
         "object" => (object(map, depth)?, &["properties", "required", "additionalProperties"]),
@@ -181,29 +194,19 @@ fn count(map: &Map<String, Value>, key: &str, default: u64) -> Result<u64, Schem
 fn bounds<T>(
     map: &Map<String, Value>,
     read: impl Fn(&Number) -> Option<T>,
-) -> Result<(Option<T>, Option<T>), SchemaError> {
+) -> Result<Range<T>, SchemaError> {
     let bound = |key| match map.get(key) {
         None => Ok(None),
         Some(Value::Number(number)) => read(number).map(Some).ok_or(SchemaError::Malformed),
         Some(_) => Err(SchemaError::Malformed),
     };
-    Ok((bound("minimum")?, bound("maximum")?))
+    Ok(Range { min: bound("minimum")?, max: bound("maximum")? })
 }
 
 fn text(map: &Map<String, Value>) -> Result<Kind, SchemaError> {
     let min = count(map, "minLength", 0)?;
     let max = count(map, "maxLength", TEXT_LENGTH_DEFAULT)?;
     if max > TEXT_LENGTH_MAX { Err(SchemaError::TooLarge) } else { Ok(Kind::Text { min, max }) }
-}
-
-fn integer(map: &Map<String, Value>) -> Result<Kind, SchemaError> {
-    let (min, max) = bounds(map, Number::as_i64)?;
-    Ok(Kind::Integer { min, max })
-}
-
-fn number(map: &Map<String, Value>) -> Result<Kind, SchemaError> {
-    let (min, max) = bounds(map, Number::as_f64)?;
-    Ok(Kind::Number { min, max })
 }
 
 fn list(map: &Map<String, Value>, depth: usize) -> Result<Kind, SchemaError> {

@@ -3,7 +3,7 @@
 //! A param can fill one path segment, one query value, one header value, or one place in a body
 //! tree. It can add nothing beside itself.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
 use serde_json::{Map, Value};
 use toani_protocol::{
@@ -18,16 +18,10 @@ use crate::{schema::Schema, verified::PolicyProblem};
 /// A template whose every place was checked against the params' schema.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CompiledTemplate {
-    path: Vec<Segment>,
+    path: Vec<Place>,
     query: Vec<(String, Place)>,
     headers: Vec<(String, Place)>,
     body: Option<Value>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Segment {
-    Literal(String),
-    Param(String),
 }
 
 /// A literal text, or a param.
@@ -121,8 +115,8 @@ impl CompiledTemplate {
         for segment in &self.path {
             path.push('/');
             match segment {
-                Segment::Literal(text) => path.push_str(text),
-                Segment::Param(name) => path.push_str(&segment_text(params.get(name))?),
+                Place::Literal(text) => path.push_str(text),
+                Place::Param(name) => path.push_str(&segment_text(params.get(name))?),
             }
         }
         let mut query = Vec::new();
@@ -155,7 +149,7 @@ impl Place {
     }
 }
 
-fn path(text: &str, params: &Schema) -> Result<Vec<Segment>, PolicyProblem> {
+fn path(text: &str, params: &Schema) -> Result<Vec<Place>, PolicyProblem> {
     let body = text.strip_prefix('/').ok_or(PolicyProblem::Path)?;
     let mut segments = Vec::new();
     let count = body.split('/').count();
@@ -167,12 +161,12 @@ fn path(text: &str, params: &Schema) -> Result<Vec<Segment>, PolicyProblem> {
         let name = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         segments.push(match name {
             Some(name) => match params.property(name) {
-                Some((schema, true)) if schema.is_scalar() => Segment::Param(String::from(name)),
+                Some((schema, true)) if schema.is_scalar() => Place::Param(String::from(name)),
                 _ => return Err(PolicyProblem::Placeholder),
             },
             // A path may end in a slash, and "/" is a path.
             None if is_literal_segment(part) || (part.is_empty() && last) => {
-                Segment::Literal(String::from(part))
+                Place::Literal(String::from(part))
             }
             None => return Err(PolicyProblem::Path),
         });
@@ -260,16 +254,12 @@ fn is_header_value(text: &str) -> bool {
 
 /// RFC 3986: all but the unreserved characters, in upper-case hexadecimal.
 fn percent_encode(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push('%');
-            for nibble in [byte >> 4, byte & 15] {
-                out.push(char::from(HEX.get(usize::from(nibble)).copied().unwrap_or(b'0')));
-            }
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
     out

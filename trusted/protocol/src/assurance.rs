@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reason::Reason;
+
 macro_rules! levels {
     ($($(#[$doc:meta])* $name:ident { $($(#[$level_doc:meta])* $level:ident),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -54,18 +56,18 @@ impl Assurance {
         time: TimeSource::Host,
     };
 
-    /// The first aspect in which this is less than `least`, by its name.
-    pub fn shortfall(&self, least: &Self) -> Option<Aspect> {
+    /// Why this is not enough where `least` is asked for: the first aspect in which it is less.
+    pub fn shortfall(&self, least: &Self) -> Option<Reason> {
         let short = [
-            (Aspect::Tee, self.tee < least.tee),
-            (Aspect::Sandbox, self.sandbox < least.sandbox),
-            (Aspect::Agent, self.agent < least.agent),
-            (Aspect::Approval, self.approval < least.approval),
-            (Aspect::Durability, self.durability < least.durability),
-            (Aspect::Freshness, self.freshness < least.freshness),
-            (Aspect::Time, self.time < least.time),
+            (Reason::AssuranceTee, self.tee < least.tee),
+            (Reason::AssuranceSandbox, self.sandbox < least.sandbox),
+            (Reason::AssuranceAgent, self.agent < least.agent),
+            (Reason::AssuranceApproval, self.approval < least.approval),
+            (Reason::AssuranceDurability, self.durability < least.durability),
+            (Reason::AssuranceFreshness, self.freshness < least.freshness),
+            (Reason::AssuranceTime, self.time < least.time),
         ];
-        short.into_iter().find_map(|(aspect, falls_short)| falls_short.then_some(aspect))
+        short.into_iter().find_map(|(reason, falls_short)| falls_short.then_some(reason))
     }
 }
 
@@ -75,19 +77,6 @@ impl Default for Assurance {
     }
 }
 
-/// The name of one level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Aspect {
-    Tee,
-    Sandbox,
-    Agent,
-    Approval,
-    Durability,
-    Freshness,
-    Time,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,7 +84,7 @@ mod tests {
     #[test]
     fn a_shortfall_is_named() {
         let least = Assurance { tee: Tee::Sgx, ..Assurance::LOWEST };
-        assert_eq!(Assurance::LOWEST.shortfall(&least), Some(Aspect::Tee));
+        assert_eq!(Assurance::LOWEST.shortfall(&least), Some(Reason::AssuranceTee));
         assert_eq!(least.shortfall(&Assurance::LOWEST), None);
         let text = serde_json::to_string(&Assurance::LOWEST).unwrap();
         assert!(text.starts_with("{\"tee\":\"none\",\"sandbox\":\"native\",\"agent\":\"gateway\""));

@@ -106,26 +106,24 @@ impl TenantId {
     }
 }
 
-impl BootId {
-    pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(alloc::format!("boot_{}", base32(&bytes)))
-    }
+macro_rules! random_ids {
+    ($($name:ident = $form:literal;)*) => {$(
+        impl $name {
+            pub fn from_random(bytes: [u8; 16]) -> Self {
+                Self(alloc::format!($form, base32(&bytes)))
+            }
+        }
+    )*};
 }
 
-impl ActionId {
-    pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(alloc::format!("act_{}", base32(&bytes)))
-    }
-}
-
-impl ExecutionId {
-    pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(alloc::format!("exe_{}", base32(&bytes)))
-    }
+random_ids! {
+    BootId = "boot_{}";
+    ActionId = "act_{}";
+    ExecutionId = "exe_{}";
 }
 
 /// A SHA-256 hash; `sha256:HEX` in JSON, 32 bytes in postcard.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Hash([u8; 32]);
 
 impl Hash {
@@ -162,13 +160,10 @@ impl Hash {
     }
 }
 
-bytes_as_text!(
-    Hash,
-    [u8; 32],
-    "sha256:",
-    HEXLOWER,
+bytes_as_text! {
+    Hash as [u8; 32]: "sha256:" HEXLOWER,
     "a hash is sha256: and 64 lower-case hexadecimal digits"
-);
+}
 debug_as_text!(Hash, Time);
 
 /// Milliseconds since 1970-01-01T00:00:00Z; RFC 3339 in UTC in JSON.

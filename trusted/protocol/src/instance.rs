@@ -1,6 +1,6 @@
 //! The instance: its manifest, which never changes, and its admission list, which does.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use crate::{
     ids::Hash,
     limits::{ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX, OPERATORS_MAX},
     sign::{Label, PublicKey, SignatureError, Signed},
+    text::names,
 };
 
 /// Under what one instance is born. Its hash is the instance's id, in every derived key.
@@ -30,10 +31,8 @@ pub struct Manifest {
     pub nonce: Hash,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ManifestFormat {
-    #[serde(rename = "toani-manifest/1")]
-    V1,
+names! {
+    ManifestFormat { V1 = "toani-manifest/1", }
 }
 
 /// A manifest is of another form, or its numbers do not fit each other.
@@ -52,10 +51,8 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = canonical::decode(bytes, DOCUMENT_BYTES_MAX)?;
         let operators = &manifest.operators;
-        let distinct = operators
-            .iter()
-            .enumerate()
-            .all(|(i, key)| !operators.iter().take(i).any(|k| k == key));
+        let distinct: BTreeSet<_> = operators.iter().collect();
+        let distinct = distinct.len() == operators.len();
         let quorum = usize::from(manifest.quorum);
         if !distinct || operators.len() > OPERATORS_MAX || quorum == 0 || quorum > operators.len() {
             return Err(ManifestError::Operators);
@@ -87,10 +84,8 @@ pub struct AdmissionList {
     pub sandboxes: Vec<AdmittedSandbox>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AdmissionFormat {
-    #[serde(rename = "toani-admission/1")]
-    V1,
+names! {
+    AdmissionFormat { V1 = "toani-admission/1", }
 }
 
 /// A supervisor that may receive credentials, and the level at which the operators admit it.

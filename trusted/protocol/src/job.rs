@@ -111,20 +111,3 @@ pub type ConnectorReply = JobEnd;
 
 /// Length of a frame's prefix: a 32-bit little-endian count of the bytes that follow.
 pub const FRAME_PREFIX_BYTES: usize = 4;
-
-/// A short text for logs: which end, without any of its content.
-impl JobEnd {
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Response { .. } => "response",
-            Self::Redirected { .. } => "redirected",
-            Self::TooLarge => "too_large",
-            Self::Malformed => "malformed",
-            Self::TlsRefused => "tls_refused",
-            Self::AddressRefused => "address_refused",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed_out",
-            Self::ConnectorFailed => "connector_failed",
-        }
-    }
-}

@@ -17,7 +17,7 @@ use crate::{
         ServiceId, TenantId, Time,
     },
     sign::PublicKey,
-    text::{bytes_as_text, debug_as_text},
+    text::{bytes_as_text, debug_as_text, names},
 };
 
 /// One version of a policy, signed by the tenant's policy key.
@@ -42,10 +42,8 @@ pub struct Policy {
     pub quotas: BTreeMap<QuotaId, Quota>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PolicyFormat {
-    #[serde(rename = "toani-policy/1")]
-    V1,
+names! {
+    PolicyFormat { V1 = "toani-policy/1", }
 }
 
 /// A person who may approve, or who stands behind an agent.
@@ -82,13 +80,10 @@ pub struct Passkey {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Es256Key(pub [u8; 65]);
 
-bytes_as_text!(
-    Es256Key,
-    Vec<u8>,
-    "es256:",
-    BASE64URL_NOPAD,
+bytes_as_text! {
+    Es256Key as Vec<u8>: "es256:" BASE64URL_NOPAD,
     "a passkey is es256: and an uncompressed point in base64url"
-);
+}
 debug_as_text!(Es256Key);
 
 /// An agent and how it proves itself.
@@ -290,25 +285,14 @@ pub struct Template {
     pub success: Option<Vec<u16>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    Get,
-    Post,
-    Put,
-    Patch,
-    Delete,
-}
-
-impl Method {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Patch => "PATCH",
-            Self::Delete => "DELETE",
-        }
+names! {
+    /// The method of a request.
+    Method {
+        Get = "GET",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+        Delete = "DELETE",
     }
 }
 

@@ -4,8 +4,6 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::assurance::Aspect;
-
 /// Who has to act for the same call to succeed. Interfaces map this to their own statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
@@ -121,19 +119,6 @@ reasons! {
 }
 
 impl Reason {
-    /// The reason for a level below what the policy asks for.
-    pub const fn of_shortfall(aspect: Aspect) -> Self {
-        match aspect {
-            Aspect::Tee => Self::AssuranceTee,
-            Aspect::Sandbox => Self::AssuranceSandbox,
-            Aspect::Agent => Self::AssuranceAgent,
-            Aspect::Approval => Self::AssuranceApproval,
-            Aspect::Durability => Self::AssuranceDurability,
-            Aspect::Freshness => Self::AssuranceFreshness,
-            Aspect::Time => Self::AssuranceTime,
-        }
-    }
-
     pub fn from_code(code: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }

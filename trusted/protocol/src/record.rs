@@ -15,6 +15,7 @@ use crate::{
     policy::Tier,
     reason::Reason,
     sign::{Bytes, Label, PublicKey, Signature, SignatureError, Signed},
+    text::names,
 };
 
 /// One version of a policy.
@@ -35,52 +36,33 @@ pub struct CredentialRef {
     pub version: u64,
 }
 
-/// How an execution ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The upstream answered as the policy expects, and the result went out.
-    Succeeded,
-    /// The upstream answered otherwise.
-    UpstreamRefused,
-    /// The upstream's answer lacked what the policy requires, or was too large or no JSON.
-    ResponseUnusable,
-    /// The answer held the credential and was withheld.
-    SecretSeen,
-    /// The upstream redirected; redirects are not followed.
-    Redirected,
-    /// The upstream's certificate is not what the policy trusts.
-    TlsRefused,
-    /// The upstream's name has no address that may be connected to.
-    AddressRefused,
-    /// Nothing was connected.
-    Unreachable,
-    /// The time was up after something was connected.
-    TimedOut,
-    /// The connector died or answered garbage.
-    ConnectorFailed,
-    /// The execution was given up before a job was released.
-    Aborted,
-    /// What happened is not known; the upstream may have acted. Never retried by itself.
-    Unknown,
-}
-
-impl Outcome {
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::UpstreamRefused => "upstream_refused",
-            Self::ResponseUnusable => "response_unusable",
-            Self::SecretSeen => "secret_seen",
-            Self::Redirected => "redirected",
-            Self::TlsRefused => "tls_refused",
-            Self::AddressRefused => "address_refused",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed_out",
-            Self::ConnectorFailed => "connector_failed",
-            Self::Aborted => "aborted",
-            Self::Unknown => "unknown",
-        }
+names! {
+    /// How an execution ended.
+    Outcome {
+        /// The upstream answered as the policy expects, and the result went out.
+        Succeeded = "succeeded",
+        /// The upstream answered otherwise.
+        UpstreamRefused = "upstream_refused",
+        /// The upstream's answer lacked what the policy requires, or was too large or no JSON.
+        ResponseUnusable = "response_unusable",
+        /// The answer held the credential and was withheld.
+        SecretSeen = "secret_seen",
+        /// The upstream redirected; redirects are not followed.
+        Redirected = "redirected",
+        /// The upstream's certificate is not what the policy trusts.
+        TlsRefused = "tls_refused",
+        /// The upstream's name has no address that may be connected to.
+        AddressRefused = "address_refused",
+        /// Nothing was connected.
+        Unreachable = "unreachable",
+        /// The time was up after something was connected.
+        TimedOut = "timed_out",
+        /// The connector died or answered garbage.
+        ConnectorFailed = "connector_failed",
+        /// The execution was given up before a job was released.
+        Aborted = "aborted",
+        /// What happened is not known; the upstream may have acted. Never retried by itself.
+        Unknown = "unknown",
     }
 }
 
@@ -121,10 +103,8 @@ pub struct Receipt {
     pub finished_at: Time,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReceiptFormat {
-    #[serde(rename = "toani-receipt/1")]
-    V1,
+names! {
+    ReceiptFormat { V1 = "toani-receipt/1", }
 }
 
 impl Receipt {
@@ -147,44 +127,44 @@ pub struct ExecutionResult {
     pub receipt: Signed<Receipt>,
 }
 
-/// What a record tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RecordKind {
-    /// The instance was born. Always index 0.
-    Birth,
-    /// The enclave began a life.
-    Boot,
-    /// An admission list was activated.
-    Admission,
-    /// A sandbox was connected.
-    Sandbox,
-    PolicyActivated,
-    PolicyRevoked,
-    PolicyKeyChanged,
-    CredentialSealed,
-    CredentialRevoked,
-    AgentRevoked,
-    TokenRevoked,
-    /// An action was allowed without a human; a token was issued.
-    Allowed,
-    /// An action waits for approval.
-    Waiting,
-    /// One person approved; more are needed.
-    Endorsed,
-    /// Enough persons approved; a token was issued.
-    Approved,
-    /// A person denied, or nobody approved in time.
-    Denied,
-    /// A token was redeemed and the job may be released once this is durable.
-    Started,
-    Finished,
-    /// A pending approval or an open execution that the boot before left behind.
-    Ended,
-    /// One request was refused.
-    Refused,
-    /// Many requests of one agent were refused.
-    Refusals,
+names! {
+    /// What a record tells of.
+    RecordKind {
+        /// The instance was born. Always index 0.
+        Birth = "birth",
+        /// The enclave began a life.
+        Boot = "boot",
+        /// An admission list was activated.
+        Admission = "admission",
+        /// A sandbox was connected.
+        Sandbox = "sandbox",
+        PolicyActivated = "policy_activated",
+        PolicyRevoked = "policy_revoked",
+        PolicyKeyChanged = "policy_key_changed",
+        CredentialSealed = "credential_sealed",
+        CredentialRevoked = "credential_revoked",
+        AgentRevoked = "agent_revoked",
+        TokenRevoked = "token_revoked",
+        /// An action was allowed without a human; a token was issued.
+        Allowed = "allowed",
+        /// An action waits for approval.
+        Waiting = "waiting",
+        /// One person approved; more are needed.
+        Endorsed = "endorsed",
+        /// Enough persons approved; a token was issued.
+        Approved = "approved",
+        /// A person denied, or nobody approved in time.
+        Denied = "denied",
+        /// A token was redeemed and the job may be released once this is durable.
+        Started = "started",
+        Finished = "finished",
+        /// A pending approval or an open execution that the boot before left behind.
+        Ended = "ended",
+        /// One request was refused.
+        Refused = "refused",
+        /// Many requests of one agent were refused.
+        Refusals = "refusals",
+    }
 }
 
 /// One entry of the log. Absent fields are left out.

@@ -8,56 +8,34 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    canonical,
+    canonical::{self, CanonicalError},
     limits::SIGNATURES_MAX,
-    text::{bytes_as_text, debug_as_text},
+    text::{bytes_as_text, debug_as_text, names},
 };
 
-/// What kind of thing is signed. No two kinds share a label, so that a signature of one is never
-/// one of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Label {
-    Admission,
-    Policy,
-    PolicyKey,
-    Credential,
-    Request,
-    Read,
-    Statement,
-    Approve,
-    Deny,
-    Receipt,
-    Record,
-    BundleIndex,
+names! {
+    /// What kind of thing is signed. No two kinds share a label, so that a signature of one is
+    /// never one of another.
+    Label {
+        Admission = "toani/v1/admission",
+        Policy = "toani/v1/policy",
+        PolicyKey = "toani/v1/policy-key",
+        Credential = "toani/v1/credential",
+        Request = "toani/v1/request",
+        Read = "toani/v1/read",
+        Statement = "toani/v1/statement",
+        Approve = "toani/v1/approve",
+        Deny = "toani/v1/deny",
+        Receipt = "toani/v1/receipt",
+        Record = "toani/v1/record",
+        BundleIndex = "toani/v1/bundle-index",
+    }
 }
 
 impl Label {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Admission => "toani/v1/admission",
-            Self::Policy => "toani/v1/policy",
-            Self::PolicyKey => "toani/v1/policy-key",
-            Self::Credential => "toani/v1/credential",
-            Self::Request => "toani/v1/request",
-            Self::Read => "toani/v1/read",
-            Self::Statement => "toani/v1/statement",
-            Self::Approve => "toani/v1/approve",
-            Self::Deny => "toani/v1/deny",
-            Self::Receipt => "toani/v1/receipt",
-            Self::Record => "toani/v1/record",
-            Self::BundleIndex => "toani/v1/bundle-index",
-        }
-    }
-
     /// The bytes that are signed: label, zero byte, document.
     pub fn message(self, bytes: &[u8]) -> Vec<u8> {
-        let label = self.as_str().as_bytes();
-        let mut message =
-            Vec::with_capacity(label.len().saturating_add(bytes.len()).saturating_add(1));
-        message.extend_from_slice(label);
-        message.push(0);
-        message.extend_from_slice(bytes);
-        message
+        [self.as_str().as_bytes(), &[0], bytes].concat()
     }
 }
 
@@ -110,26 +88,20 @@ pub fn sign(key: &SigningKey, label: Label, bytes: &[u8]) -> Signature {
     Signature(key.sign(&label.message(bytes)).to_bytes())
 }
 
-bytes_as_text!(
-    PublicKey,
-    [u8; 32],
-    "ed25519:",
-    BASE64URL_NOPAD,
+bytes_as_text! {
+    PublicKey as [u8; 32]: "ed25519:" BASE64URL_NOPAD,
     "a public key is ed25519: and 43 characters of base64url"
-);
+}
 debug_as_text!(PublicKey, Signature);
 
 /// An Ed25519 signature: 86 characters of base64url in JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 
-bytes_as_text!(
-    Signature,
-    Vec<u8>,
-    "",
-    BASE64URL_NOPAD,
+bytes_as_text! {
+    Signature as Vec<u8>: "" BASE64URL_NOPAD,
     "a signature is 86 characters of base64url"
-);
+}
 
 /// Bytes as base64url without padding in JSON.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -141,7 +113,10 @@ impl fmt::Debug for Bytes {
     }
 }
 
-bytes_as_text!(Bytes, Vec<u8>, "", BASE64URL_NOPAD, "not base64url without padding");
+bytes_as_text! {
+    Bytes as Vec<u8>: "" BASE64URL_NOPAD,
+    "not base64url without padding"
+}
 
 /// A document with the signatures that vouch for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,16 +136,10 @@ pub struct KeySignature {
 
 impl<T: Serialize> Signed<T> {
     /// Signs `payload` with one key.
-    pub fn by(
-        key: &SigningKey,
-        label: Label,
-        payload: T,
-    ) -> Result<Self, canonical::CanonicalError> {
+    pub fn by(key: &SigningKey, label: Label, payload: T) -> Result<Self, CanonicalError> {
         let signature = sign(key, label, &canonical::encode(&payload)?);
-        Ok(Self {
-            payload,
-            signatures: alloc::vec![KeySignature { key: PublicKey::of(key), signature }],
-        })
+        let signature = KeySignature { key: PublicKey::of(key), signature };
+        Ok(Self { payload, signatures: alloc::vec![signature] })
     }
 
     /// Accepts if at least `quorum` distinct keys of `allowed` signed, and no signature is there

@@ -1,5 +1,26 @@
 //! Types with a text of their own: the text stands in JSON, something shorter in postcard.
 
+/// Enums whose variants have one stable name each, the same in documents and in code.
+macro_rules! names {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }
+    )*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl $name {
+            /// The stable name.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    )*};
+}
+
 /// Debug as Display.
 macro_rules! debug_as_text {
     ($($name:ident),*) => {$(
@@ -40,7 +61,7 @@ macro_rules! serde_as_text {
 /// The text of a type around bytes: a prefix, then the bytes in an encoding. `$form` says so to
 /// who wrote it otherwise.
 macro_rules! bytes_as_text {
-    ($name:ident, $raw:ty, $prefix:literal, $encoding:ident, $form:literal) => {
+    ($name:ident as $raw:ty: $prefix:literal $encoding:ident, $form:literal) => {
         impl core::fmt::Display for $name {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.write_str($prefix)?;
@@ -65,4 +86,4 @@ macro_rules! bytes_as_text {
     };
 }
 
-pub(crate) use {bytes_as_text, debug_as_text, serde_as_text};
+pub(crate) use {bytes_as_text, debug_as_text, names, serde_as_text};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{Hash, TenantId},
     sign::PublicKey,
+    text::names,
 };
 
 /// Given to clients and verifiers by people, never by the plane itself.
@@ -29,10 +30,8 @@ pub struct TrustFile {
     pub witness_quorum: u8,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TrustFormat {
-    #[serde(rename = "toani-trust/1")]
-    V1,
+names! {
+    TrustFormat { V1 = "toani-trust/1", }
 }
 
 /// A signer of notes: its name and its key.

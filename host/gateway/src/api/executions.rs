@@ -73,7 +73,7 @@ async fn replayed(api: &Api, earlier: Earlier, read: Read) -> Result<Response, P
     let summary = ExecutionView {
         action_id: Some(earlier.action.to_string()),
         execution_id: earlier.execution.to_string(),
-        outcome: outcome.code().to_owned(),
+        outcome: outcome.as_str().to_owned(),
     };
     let place = format!("/v1/executions/{}", earlier.execution);
     Ok(([(REPLAYED, "true".to_owned()), (header::LOCATION, place)], Json(summary)).into_response())

@@ -6,7 +6,6 @@ use serde::Serialize;
 use toani_protocol::{
     Hash, TenantId, Time,
     assurance::{Assurance, Tee},
-    canonical,
     record::Record,
     trust::TrustFile,
 };
@@ -43,14 +42,8 @@ pub struct Report {
     pub coverage: String,
 }
 
-/// A snake_case name as the canonical documents have it.
-fn name_of<T: Serialize>(value: &T) -> String {
-    let bytes = canonical::encode(value).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).trim_matches('"').into()
-}
-
-fn count(counts: &mut BTreeMap<String, u64>, name: String) {
-    let count = counts.entry(name).or_default();
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    let count = counts.entry(name.into()).or_default();
     *count = count.saturating_add(1);
 }
 
@@ -58,9 +51,9 @@ impl Report {
     /// Counts one of the tenant's records.
     pub(super) fn add(&mut self, record: &Record) {
         self.records = self.records.saturating_add(1);
-        count(&mut self.kinds, name_of(&record.kind));
+        count(&mut self.kinds, record.kind.as_str());
         if let Some(outcome) = record.about.outcome {
-            count(&mut self.outcomes, outcome.code().into());
+            count(&mut self.outcomes, outcome.as_str());
         }
         if let Some(stated) = record.about.assurance {
             let weakest = self.weakest.get_or_insert(stated);

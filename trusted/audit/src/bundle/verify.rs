@@ -31,6 +31,14 @@ use crate::{
 
 type Files<'a> = BTreeMap<&'a str, &'a [u8]>;
 
+/// What the records of a bundle are held against.
+struct Parts<'a> {
+    files: &'a Files<'a>,
+    index: &'a BundleIndex,
+    checkpoint: &'a Checkpoint,
+    trust: &'a TrustFile,
+}
+
 /// A bundle that was verified. Only [`verify`] makes one.
 #[derive(Debug, Clone)]
 pub struct Verified {
@@ -56,10 +64,11 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
     verify_files(&files, &index)?;
     let manifest = verify_manifest(&files, trust)?;
     let checkpoint = verify_checkpoint(&files, trust)?;
-    let records = Records::verify(&files, &index, trust, &checkpoint)?;
-    verify_admissions(&files, &records, &manifest, trust)?;
-    let policies = verify_policies(&files, &records, &index)?;
-    let receipts = verify_receipts(&files, &records, &index, trust)?;
+    let parts = Parts { files: &files, index: &index, checkpoint: &checkpoint, trust };
+    let records = Records::verify(&parts)?;
+    verify_admissions(&parts, &records, &manifest)?;
+    let policies = verify_policies(&parts, &records)?;
+    let receipts = verify_receipts(&parts, &records)?;
 
     let (tee, tee_statement) = report::tee_of(trust);
     let (from, to) = records.period();
@@ -162,22 +171,18 @@ fn verify_checkpoint(files: &Files<'_>, trust: &TrustFile) -> Result<Checkpoint,
 struct Records(BTreeMap<u64, Record>);
 
 impl Records {
-    fn verify(
-        files: &Files<'_>,
-        index: &BundleIndex,
-        trust: &TrustFile,
-        checkpoint: &Checkpoint,
-    ) -> Result<Self, BundleError> {
+    fn verify(parts: &Parts<'_>) -> Result<Self, BundleError> {
+        let index = parts.index;
         let mut records = BTreeMap::new();
         let mut walk = Walk { index, last: None, tip: None };
-        for (kind, leaf) in of_kinds(files) {
+        for (kind, leaf) in of_kinds(parts.files) {
             let FileKind::Record(number) = kind else {
                 continue;
             };
             let fail = |problem| BundleError::in_file(problem, &kind);
-            let record = verify_leaf(leaf, number, trust).map_err(fail)?;
+            let record = verify_leaf(leaf, number, parts.trust).map_err(fail)?;
             let hash = Record::hash_of(leaf);
-            verify_proof(files, number, &hash, checkpoint)?;
+            verify_proof(parts, number, &hash)?;
             walk.step(&record, hash).map_err(fail)?;
             records.insert(number, record);
         }
@@ -186,7 +191,7 @@ impl Records {
         if last != Some(index.tenant_last_sequence) {
             return Err(BundleError::of(Problem::RecordGap));
         }
-        for (kind, _) in of_kinds(files) {
+        for (kind, _) in of_kinds(parts.files) {
             match kind {
                 FileKind::Proof(number) if !records.contains_key(&number) => {
                     return Err(BundleError::in_file(Problem::Proof, &kind));
@@ -230,12 +235,8 @@ fn verify_leaf(leaf: &[u8], number: u64, trust: &TrustFile) -> Result<Record, Pr
     }
 }
 
-fn verify_proof(
-    files: &Files<'_>,
-    number: u64,
-    leaf_hash: &Hash,
-    checkpoint: &Checkpoint,
-) -> Result<(), BundleError> {
+fn verify_proof(parts: &Parts<'_>, number: u64, leaf_hash: &Hash) -> Result<(), BundleError> {
+    let Parts { files, checkpoint, .. } = parts;
     let kind = FileKind::Proof(number);
     let fail = |problem| BundleError::in_file(problem, &kind);
     let bytes = files.get(kind.name().as_str()).ok_or_else(|| fail(Problem::Missing))?;
@@ -291,19 +292,18 @@ impl Walk<'_> {
 
 /// Every list that a record names is there and signed by the operators, and no other is.
 fn verify_admissions(
-    files: &Files<'_>,
+    parts: &Parts<'_>,
     records: &Records,
     manifest: &Manifest,
-    trust: &TrustFile,
 ) -> Result<(), BundleError> {
     // Before the first list is activated, records name none.
     let mut named: BTreeSet<Hash> = records.0.values().map(|record| record.admission).collect();
     named.remove(&Hash::ZERO);
-    for (kind, bytes) in of_kinds(files) {
+    for (kind, bytes) in of_kinds(parts.files) {
         let FileKind::Admission(hash) = kind else {
             continue;
         };
-        let valid = VerifiedAdmission::verify(bytes, manifest, trust.instance)
+        let valid = VerifiedAdmission::verify(bytes, manifest, parts.trust.instance)
             .is_ok_and(|list| list.hash() == hash);
         if !valid || !named.remove(&hash) {
             return Err(BundleError::in_file(Problem::Admission, &kind));
@@ -321,11 +321,7 @@ fn none_left(missing: Option<FileKind>) -> Result<(), BundleError> {
 
 /// Every policy that a record names is there and is that version, and no other is. Its signature
 /// was verified by the enclave when it was activated; here it only has to hold.
-fn verify_policies(
-    files: &Files<'_>,
-    records: &Records,
-    index: &BundleIndex,
-) -> Result<u64, BundleError> {
+fn verify_policies(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleError> {
     let mut named: BTreeMap<Hash, &PolicyRef> = BTreeMap::new();
     for record in records.0.values() {
         let Some(policy) = &record.about.policy else {
@@ -337,12 +333,12 @@ fn verify_policies(
         }
     }
     let mut count = 0u64;
-    for (kind, bytes) in of_kinds(files) {
+    for (kind, bytes) in of_kinds(parts.files) {
         let FileKind::Policy(hash) = kind else {
             continue;
         };
         let named = named.remove(&hash);
-        if !named.is_some_and(|named| is_policy(bytes, named, index)) {
+        if !named.is_some_and(|named| is_policy(bytes, named, parts.index)) {
             return Err(BundleError::in_file(Problem::Policy, &kind));
         }
         count = count.saturating_add(1);
@@ -367,12 +363,8 @@ fn is_policy(bytes: &[u8], named: &PolicyRef, index: &BundleIndex) -> bool {
         && signed.verify(Label::Policy, &[signature.key], 1).is_ok()
 }
 
-fn verify_receipts(
-    files: &Files<'_>,
-    records: &Records,
-    index: &BundleIndex,
-    trust: &TrustFile,
-) -> Result<u64, BundleError> {
+fn verify_receipts(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleError> {
+    let Parts { index, trust, .. } = parts;
     let finished: BTreeMap<Hash, &Record> = records
         .0
         .values()
@@ -380,7 +372,7 @@ fn verify_receipts(
         .filter_map(|record| Some((record.about.execution_receipt?, record)))
         .collect();
     let mut count = 0u64;
-    for (kind, bytes) in of_kinds(files) {
+    for (kind, bytes) in of_kinds(parts.files) {
         let FileKind::Receipt(execution) = &kind else {
             continue;
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
-use toani_audit::chain::ChainVerifier;
+use toani_audit::chain::{ChainError, Links, verify_record};
 use toani_protocol::{
     ActionId, ActionName, AgentId, BootId, ExecutionId, Hash, Namespace, PolicyId, ServiceId,
     TenantId, Time, UserId,
@@ -181,5 +181,32 @@ impl World {
         self.chain.push(&leaf).unwrap();
         self.leaves.push(leaf);
         index
+    }
+}
+
+/// Walks a whole log from its first leaf.
+#[derive(Debug, Clone)]
+pub(crate) struct ChainVerifier {
+    origin: String,
+    key: PublicKey,
+    links: Links,
+}
+
+impl ChainVerifier {
+    /// Before the first leaf of the log with this origin and key.
+    pub(crate) fn new(origin: &str, key: PublicKey) -> Self {
+        Self { origin: String::from(origin), key, links: Links::new() }
+    }
+
+    /// Verifies the next leaf whole and moves past it. Nothing changes on an error.
+    pub(crate) fn push(&mut self, leaf: &[u8]) -> Result<Record, ChainError> {
+        let record = verify_record(leaf, &self.origin, &self.key)?;
+        self.links.advance(&record, Record::hash_of(leaf))?;
+        Ok(record)
+    }
+
+    /// The chain as far as it was walked.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 }
