@@ -9,9 +9,9 @@ use toani_protocol::{
     approval::Statement,
     canonical::{self, Json},
     limits::{EVIDENCE_RETENTION_MS, TOKEN_LIFE_MS_MAX},
-    plan::{Plan, params_commitment},
+    plan::Plan,
     policy::Tier,
-    record::{About, CredentialRef, RecordKind},
+    record::{About, RecordKind},
     sign::{Label, Signed},
     token::{self, Claims, ISSUER},
     wire::{ActionState, ActionStatus, Answer, Read},
@@ -23,7 +23,7 @@ use crate::{
     life::{Action, Stage},
     ready::{Ready, Turn},
     refusals::{self, Refusal},
-    state::Used,
+    state::{Used, credential_ref},
     tokens,
 };
 
@@ -66,7 +66,7 @@ fn executed(used: &Used, intent: Hash) -> Result<Answer, Reason> {
 /// The same idempotency key again, in the same boot.
 fn again(ready: &Ready, id: &ActionId, asked: &Asked) -> Result<Answer, Reason> {
     let action = ready.life.actions.get(id).ok_or(Reason::Internal)?;
-    if action.intent != asked.intent {
+    if action.asked.intent != asked.intent {
         return Err(Reason::IdempotencyMismatch);
     }
     status(ready, id, action).map(Answer::Action)
@@ -74,36 +74,28 @@ fn again(ready: &Ready, id: &ActionId, asked: &Asked) -> Result<Answer, Reason> 
 
 fn allow(turn: &mut Turn<'_>, asked: Asked) -> Result<ActionStatus, Reason> {
     turn.ready.chain.room(RecordKind::Allowed)?;
-    let (granted, credential_version) =
-        turn.ready.granted(&asked.policy, &asked.request, asked.level, turn.now)?;
+    let (granted, credential) = turn.ready.granted(&asked, turn.now)?;
     let (plan_nonce, params_nonce) = (Hash::new(random(turn.rng)), Hash::new(random(turn.rng)));
-    let plan = toani_policy::render(&asked.policy, &asked.request, plan_nonce)?;
-    let (_, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
-    let params_hash = params_commitment(&params_nonce, &asked.request.params)
-        .map_err(|_| Reason::ParamsInvalid)?;
+    let rendered = asked.render(plan_nonce, params_nonce)?;
     let id = ActionId::from_random(random(turn.rng));
     let waits = granted.tier > Tier::Zero;
     let life_ms =
         if waits { u64::from(granted.wait_s).saturating_mul(1000) } else { TOKEN_LIFE_MS_MAX };
     let ends_at = turn.now.plus_ms(life_ms);
     let action = Action {
-        intent: asked.intent,
-        idempotency: asked.idempotency,
-        level: asked.level,
-        policy: asked.policy,
-        request: asked.request,
+        asked,
         granted,
-        credential_version,
-        plan_hash,
+        credential,
+        plan_hash: rendered.plan_hash,
         plan_nonce,
-        params_hash,
+        params_hash: rendered.params_hash,
         params_nonce,
         statement: None,
         endorsements: Vec::new(),
         stage: Stage::Waiting,
         ends_at,
     };
-    enter(turn, id, action, plan)
+    enter(turn, id, action, rendered.plan)
 }
 
 /// Remembers an allowed action, with its statement or its token, and writes its record.
@@ -115,7 +107,7 @@ fn enter(
 ) -> Result<ActionStatus, Reason> {
     let kept = KeptParams {
         action_id: &id,
-        params: &action.request.params,
+        params: &action.asked.request.params,
         params_nonce: action.params_nonce,
         plan: &plan,
     };
@@ -131,7 +123,7 @@ fn enter(
     // The statement holds all that the params' blob would.
     let kept = action.statement.as_ref().map_or(kept, |(bytes, _)| bytes.clone());
     let sealed = turn.ready.keys.seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)?;
-    let user = turn.user_hash(&action.request.tenant, &action.request.user)?;
+    let user = turn.user_hash(&action.asked.request.tenant, &action.asked.request.user)?;
     let jti = match &action.stage {
         Stage::Granted(claims) => Some(token::jti_hash(&claims.jti)),
         _ => None,
@@ -147,9 +139,7 @@ fn enter(
 
 /// What every record of an action says.
 pub(crate) fn about(ready: &Ready, id: &ActionId, action: &Action) -> About {
-    let request = &action.request;
-    let credential = action.granted.credential.as_ref().zip(action.credential_version);
-    let rules = &action.policy.policy().credentials;
+    let request = &action.asked.request;
     About {
         tenant: Some(request.tenant.clone()),
         action_id: Some(id.clone()),
@@ -158,13 +148,10 @@ pub(crate) fn about(ready: &Ready, id: &ActionId, action: &Action) -> About {
         action: Some(request.action.clone()),
         params: Some(action.params_hash),
         plan: Some(action.plan_hash),
-        policy: Some(action.policy.reference()),
-        credential: credential.and_then(|(id, version)| {
-            let owner = rules.get(id)?.owner;
-            Some(CredentialRef { owner, id: id.clone(), version })
-        }),
+        policy: Some(action.asked.policy.reference()),
+        credential: action.credential.as_ref().map(credential_ref),
         tier: Some(action.granted.tier),
-        assurance: Some(ready.assurance(action.level)),
+        assurance: Some(ready.assurance(action.asked.level)),
         ..About::default()
     }
 }
@@ -176,7 +163,7 @@ fn statement_of(
     plan: Plan,
     now: Time,
 ) -> Result<(Vec<u8>, Hash), Reason> {
-    let request = &action.request;
+    let request = &action.asked.request;
     let statement = Statement {
         instance: ready.instance,
         boot: ready.boot().clone(),
@@ -188,7 +175,7 @@ fn statement_of(
         action: request.action.clone(),
         params: request.params.clone(),
         plan,
-        policy: action.policy.reference(),
+        policy: action.asked.policy.reference(),
         tier: action.granted.tier,
         approvers: action.granted.approvers.clone(),
         threshold: action.granted.threshold,
@@ -211,8 +198,8 @@ pub(crate) fn claims(
     now: Time,
     rng: &mut dyn CryptoRng,
 ) -> Claims {
-    let request = &action.request;
-    let policy = action.policy.policy();
+    let request = &action.asked.request;
+    let policy = action.asked.policy.policy();
     Claims {
         jti: tokens::new_jti(rng),
         iss: String::from(ISSUER),
@@ -228,7 +215,7 @@ pub(crate) fn claims(
         params_hash: action.params_hash,
         plan_hash: action.plan_hash,
         plan_nonce: action.plan_nonce,
-        credential_version: action.credential_version,
+        credential_version: action.credential.as_ref().map(|(_, version)| *version),
         risk_tier: action.granted.tier,
         hitl_confirmed: confirmed.is_some(),
         hitl_confirmed_at: confirmed.map(|_| now),
@@ -243,7 +230,6 @@ pub(crate) fn status(
     id: &ActionId,
     action: &Action,
 ) -> Result<ActionStatus, Reason> {
-    let request = &action.request;
     let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
     let state = match &action.stage {
         Stage::Waiting => ActionState::Pending {
@@ -252,7 +238,7 @@ pub(crate) fn status(
             expires: action.ends_at,
         },
         Stage::Granted(claims) => ActionState::Token {
-            token: tokens::seal(ready, claims, &request.tenant, &request.agent)?,
+            token: tokens::seal(ready, claims, &action.asked.request)?,
             expires: claims.exp,
         },
         Stage::Denied(reason) => ActionState::Denied { reason: *reason },
@@ -281,7 +267,8 @@ pub(crate) fn check_poll(
 pub(crate) fn poll(turn: &mut Turn<'_>, checked: &CheckedPoll) -> Result<Answer, Reason> {
     expire(turn)?;
     let action = turn.ready.life.action(&checked.action)?;
-    if action.request.tenant != checked.tenant || action.request.agent != checked.agent {
+    if action.asked.request.tenant != checked.tenant || action.asked.request.agent != checked.agent
+    {
         return Err(Reason::ActionNotFound);
     }
     status(turn.ready, &checked.action, action).map(Answer::Action)
@@ -319,7 +306,7 @@ pub(crate) fn revoke_token(
 ) -> Result<Answer, Reason> {
     let action = turn.ready.life.action(id)?;
     let open = matches!(action.stage, Stage::Waiting | Stage::Granted(_));
-    if action.request.tenant != tenant || !open {
+    if action.asked.request.tenant != tenant || !open {
         return Err(Reason::ActionNotFound);
     }
     deny(turn, id, Reason::TokenRevoked, RecordKind::TokenRevoked)?;
@@ -335,12 +322,8 @@ pub(crate) fn expire(turn: &mut Turn<'_>) -> Result<(), Reason> {
         if turn.now < ends_at {
             break;
         }
-        let waits = turn
-            .ready
-            .life
-            .actions
-            .get(&id)
-            .is_some_and(|action| matches!(action.stage, Stage::Waiting));
+        let action = turn.ready.life.action(&id);
+        let waits = action.is_ok_and(|action| matches!(action.stage, Stage::Waiting));
         if waits {
             deny(turn, &id, Reason::ApprovalExpired, RecordKind::Denied)?;
         } else {

@@ -22,7 +22,7 @@ use crate::{
     asked,
     life::Channel,
     ready::{Ready, Turn},
-    state::{CredentialName, Document, PolicySlot, SealedField},
+    state::{CredentialName, PolicySlot, SealedField},
     vault::{self, StoredCredential},
 };
 
@@ -118,8 +118,8 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedAdmin) -> Result<Answer
 
 fn admit(turn: &mut Turn<'_>, verified: VerifiedAdmission, bytes: Vec<u8>) -> Result<(), Reason> {
     let hash = verified.hash();
-    let active = &turn.ready.state.admission;
-    match (&active.body, active.hash) {
+    let state = &turn.ready.state;
+    match (&state.admission, state.admission_hash) {
         (Some(list), _) if verified.version() <= list.version() => {
             return Err(Reason::DocumentVersion);
         }
@@ -136,13 +136,13 @@ fn admit(turn: &mut Turn<'_>, verified: VerifiedAdmission, bytes: Vec<u8>) -> Re
     // A sandbox that is no longer admitted gets no further job.
     let still = |channel: &Channel| verified.level_of(channel.measurement) == Some(channel.level);
     turn.ready.life.sandbox = turn.ready.life.sandbox.take().filter(still);
-    turn.ready.state.admission = Document { hash: Some(hash), body: Some(Arc::new(verified)) };
+    turn.ready.state.admission = Some(Arc::new(verified));
     Ok(())
 }
 
 fn connect(turn: &mut Turn<'_>, hello: &SandboxHello) -> Result<(), Reason> {
     let measurement = hello.measurement;
-    let list = turn.ready.state.admission.body.as_ref();
+    let list = turn.ready.state.admission.as_ref();
     let level = list.and_then(|list| list.level_of(measurement));
     // Levels above `native` are admitted by evidence, which there is none of yet.
     let level = level.filter(|level| *level == SandboxLevel::Native);
@@ -227,8 +227,7 @@ fn change_key(turn: &mut Turn<'_>, change: PolicyKeyChange, key: PublicKey) -> R
         return Err(Reason::DocumentVersion);
     }
     let about = About { tenant: Some(change.tenant), key: Some(change.key), ..About::default() };
-    turn.write(RecordKind::PolicyKeyChanged, about, None)?;
-    Ok(())
+    turn.write(RecordKind::PolicyKeyChanged, about, None).map(|_| ())
 }
 
 fn put_credential(
@@ -279,8 +278,7 @@ pub(crate) fn revoke_policy(
     let slot = there.policies.get(id).ok_or(Reason::PolicyUnavailable)?;
     let policy = Some(slot.reference.clone());
     let about = About { tenant: Some(tenant), policy, ..About::default() };
-    turn.write(RecordKind::PolicyRevoked, about, None)?;
-    Ok(Answer::Done)
+    turn.write(RecordKind::PolicyRevoked, about, None).map(|_| Answer::Done)
 }
 
 pub(crate) fn revoke_credential(
@@ -294,8 +292,7 @@ pub(crate) fn revoke_credential(
     let credential = Some(CredentialRef { owner, id, version: slot.version });
     let about = About { tenant: Some(tenant), credential, ..About::default() };
     let field = SealedField::Credential { namespace };
-    turn.write(RecordKind::CredentialRevoked, about, Some(field))?;
-    Ok(Answer::Done)
+    turn.write(RecordKind::CredentialRevoked, about, Some(field)).map(|_| Answer::Done)
 }
 
 pub(crate) fn revoke_agent(
@@ -312,6 +309,5 @@ pub(crate) fn revoke_agent(
     }
     let blob = Some(asked::key_hash(&listed.key)?);
     let about = About { tenant: Some(tenant), agent: Some(agent), blob, ..About::default() };
-    turn.write(RecordKind::AgentRevoked, about, None)?;
-    Ok(Answer::Done)
+    turn.write(RecordKind::AgentRevoked, about, None).map(|_| Answer::Done)
 }

@@ -21,14 +21,7 @@ use crate::{
     webauthn,
 };
 
-/// Evidence whose signature holds for this statement.
-#[derive(Debug)]
-pub(crate) struct CheckedApproval {
-    evidence: Evidence,
-    level: ApprovalLevel,
-}
-
-pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<CheckedApproval, Reason> {
+pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<Endorsement, Reason> {
     let evidence = Evidence::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
     let action = ready.life.action(&evidence.action_id)?;
     if !matches!(action.stage, Stage::Waiting) {
@@ -38,7 +31,7 @@ pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<CheckedApp
         return Err(Reason::ApprovalExpired);
     }
     let level = verify(action, &evidence).ok_or(Reason::ApprovalEvidence)?;
-    Ok(CheckedApproval { evidence, level })
+    Ok(Endorsement { evidence, level })
 }
 
 /// The level of this person's signature, if it counts.
@@ -47,7 +40,7 @@ fn verify(action: &Action, evidence: &Evidence) -> Option<ApprovalLevel> {
     if !granted.approvers.contains(&evidence.person) {
         return None;
     }
-    let person = action.policy.policy().persons.get(&evidence.person)?;
+    let person = action.asked.policy.policy().persons.get(&evidence.person)?;
     let key = person.keys.iter().find(|key| **key == evidence.key)?;
     let level = toani_policy::key_level(key, granted.tier)?;
     if level < granted.least_approval {
@@ -68,7 +61,7 @@ fn verify(action: &Action, evidence: &Evidence) -> Option<ApprovalLevel> {
     Some(level)
 }
 
-pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedApproval) -> Result<Answer, Reason> {
+pub(crate) fn apply(turn: &mut Turn<'_>, checked: Endorsement) -> Result<Answer, Reason> {
     // First of all: an approval that counts without its record would be one that nobody can audit.
     turn.ready.chain.room(RecordKind::Endorsed)?;
     let id = checked.evidence.action_id.clone();
@@ -82,14 +75,10 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedApproval) -> Result<Ans
         return Ok(Answer::Approval { status: ApprovalStatus::Denied });
     }
     let person = &checked.evidence.person;
-    if action.endorsements.iter().any(|there| there.person == *person) {
+    if action.endorsements.iter().any(|there| there.evidence.person == *person) {
         return Err(Reason::ApprovalTwice);
     }
-    action.endorsements.push(Endorsement {
-        person: person.clone(),
-        level: checked.level,
-        evidence: checked.evidence,
-    });
+    action.endorsements.push(checked);
     let approved = u8::try_from(action.endorsements.len()).unwrap_or(u8::MAX);
     let threshold = action.granted.threshold;
     if approved < threshold {

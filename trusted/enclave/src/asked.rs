@@ -1,6 +1,6 @@
 //! Who asks, and for what: step 3 before the policy is heard.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 
 use subtle::ConstantTimeEq;
 use toani_policy::VerifiedPolicy;
@@ -9,6 +9,7 @@ use toani_protocol::{
     assurance::AgentLevel,
     canonical,
     limits::{CLOCK_SKEW_MS_MAX, REQUEST_LIFE_MS_MAX},
+    plan::{Plan, params_commitment},
     policy::{AgentKey, api_key_hash},
     request::{ActionRequest, AgentProof, ReadRequest},
     sign::Label,
@@ -32,6 +33,26 @@ pub(crate) struct Asked {
     pub(crate) idempotency: Hash,
 }
 
+/// What was asked for as a plan, and what records say of plan and params.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    pub(crate) plan: Plan,
+    pub(crate) plan_bytes: Vec<u8>,
+    pub(crate) plan_hash: Hash,
+    pub(crate) params_hash: Hash,
+    pub(crate) params_nonce: Hash,
+}
+
+impl Asked {
+    pub(crate) fn render(&self, plan_nonce: Hash, params_nonce: Hash) -> Result<Rendered, Reason> {
+        let plan = toani_policy::render(&self.policy, &self.request, plan_nonce)?;
+        let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
+        let params_hash = params_commitment(&params_nonce, &self.request.params)
+            .map_err(|_| Reason::ParamsInvalid)?;
+        Ok(Rendered { plan, plan_bytes, plan_hash, params_hash, params_nonce })
+    }
+}
+
 /// Checks a canonical `ActionRequest`.
 pub(crate) fn check(
     ready: &Ready,
@@ -43,10 +64,8 @@ pub(crate) fn check(
         return Err(Refusal::anonymous(Reason::RequestMalformed));
     };
     let refuse = |reason, authentic| Refusal::of(&request, reason, authentic);
-    let (policy, level) =
-        authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
-            key.verify(Label::Request, bytes, signature).is_ok()
-        })
+    let who = (&request.tenant, &request.agent);
+    let (policy, level) = authenticate(ready, who, proof, Label::Request, bytes)
         .map_err(|reason| refuse(reason, false))?;
     let span = (request.issued_at, request.expires_at);
     in_time(ready, &request.instance, &request.boot, span, now).map_err(|r| refuse(r, true))?;
@@ -71,7 +90,7 @@ pub(crate) fn check_read(
     match read {
         Read::ApiKey { tenant, agent, key } => {
             let proof = AgentProof::ApiKey(key.clone());
-            authenticate(ready, tenant, agent, &proof, |_, _| false)?;
+            authenticate(ready, (tenant, agent), &proof, Label::Read, &[])?;
             Ok((tenant.clone(), agent.clone()))
         }
         Read::Asked { request, proof } => {
@@ -87,9 +106,8 @@ pub(crate) fn check_read(
         }
         Read::Signed { request: bytes, proof } => {
             let request = ReadRequest::decode(bytes).map_err(|_| Reason::RequestMalformed)?;
-            authenticate(ready, &request.tenant, &request.agent, proof, |signature, key| {
-                key.verify(Label::Read, bytes, signature).is_ok()
-            })?;
+            let who = (&request.tenant, &request.agent);
+            authenticate(ready, who, proof, Label::Read, bytes)?;
             let span = (request.issued_at, request.expires_at);
             in_time(ready, &request.instance, &request.boot, span, now)?;
             if request.id != id {
@@ -100,13 +118,14 @@ pub(crate) fn check_read(
     }
 }
 
-/// Finds the agent's one active policy and verifies the proof under the key that it lists.
+/// Finds the agent's one active policy and verifies the proof, for a signature over these
+/// bytes, under the key that it lists.
 fn authenticate(
     ready: &Ready,
-    tenant: &TenantId,
-    agent: &AgentId,
+    (tenant, agent): (&TenantId, &AgentId),
     proof: &AgentProof,
-    verify: impl Fn(&toani_protocol::sign::Signature, &toani_protocol::sign::PublicKey) -> bool,
+    label: Label,
+    bytes: &[u8],
 ) -> Result<(Arc<VerifiedPolicy>, AgentLevel), Reason> {
     let tenant = ready.state.tenant(tenant)?;
     let slot = tenant.policy_of(agent).ok_or(Reason::AgentUnknown)?;
@@ -114,7 +133,7 @@ fn authenticate(
     let listed = policy.policy().agents.get(agent).ok_or(Reason::AgentUnknown)?;
     let (proven, level) = match (&listed.key, proof) {
         (AgentKey::Ed25519(key), AgentProof::Signature(signature)) => {
-            (verify(signature, key), AgentLevel::Signed)
+            (key.verify(label, bytes, signature).is_ok(), AgentLevel::Signed)
         }
         (AgentKey::ApiKey(hash), AgentProof::ApiKey(key)) => {
             let same = api_key_hash(key.as_bytes()).as_bytes().ct_eq(hash.as_bytes());

@@ -8,7 +8,7 @@ use toani_policy::VerifiedPolicy;
 use toani_protocol::{
     BootId, Hash, Reason, TenantId, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
-    limits::DOCUMENT_BYTES_MAX,
+    limits::{DOCUMENT_BYTES_MAX, TENANTS_MAX},
     policy::Policy,
     record::{About, Outcome, Record, RecordKind},
     sign::Signed,
@@ -156,11 +156,11 @@ impl Replaying {
     }
 
     fn attach_admission(&mut self, blob: &[u8], hash: Hash) {
-        if self.state.admission.hash != Some(hash) {
+        if self.state.admission_hash != Some(hash) {
             return;
         }
         let verified = VerifiedAdmission::verify(blob, &self.manifest, self.instance);
-        self.state.admission.body = verified.ok().map(Arc::new);
+        self.state.admission = verified.ok().map(Arc::new);
     }
 
     fn attach_policy(&mut self, blob: &[u8]) {
@@ -203,13 +203,13 @@ impl Replaying {
             origin: self.manifest.log_origin.clone(),
             mrenclave: self.mrenclave,
             evidence: Hash::of(b""),
-            admission: self.state.admission.hash.unwrap_or(Hash::ZERO),
+            admission: self.state.admission_hash.unwrap_or(Hash::ZERO),
         };
         let born = self.links.size() == 0;
         let mut life = Life::default();
-        for (tenant, wrapped) in salts {
+        for (tenant, wrapped) in salts.iter().take(TENANTS_MAX) {
             if let Ok(salt) = Salt::unwrap(&self.keys.root, tenant, wrapped) {
-                life.keep_salt(tenant.clone(), salt);
+                life.salts.insert(tenant.clone(), salt);
             }
         }
         let chain = Chain::after(self.links, self.covered);

@@ -5,7 +5,7 @@ use toani_protocol::{
     canonical::{self, Json},
     job::{JobEnd, JobOutcome, SealedOutcome},
     limits::{FRAME_BYTES_MAX, RESULT_RETENTION_MS},
-    record::{About, CredentialRef, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
+    record::{About, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
     sign::{Label, Signed},
     wire::{self, Answer, Finished, Read},
 };
@@ -16,7 +16,7 @@ use crate::{
     life::InFlight,
     ready::{Ready, Turn},
     redeem,
-    state::SealedField,
+    state::{SealedField, credential_ref},
 };
 
 /// An outcome that came back under the job's own key, or none.
@@ -97,15 +97,15 @@ fn judge(flight: &InFlight, outcome: JobOutcome) -> Judged {
 
 fn response(flight: &InFlight, status: u16, body: &[u8]) -> Judged {
     let upstream_status = Some(status);
-    let expected = match &flight.plan.success {
+    let expected = match &flight.rendered.plan.success {
         Some(statuses) => statuses.contains(&status),
         None => (200..300).contains(&status),
     };
     if !expected {
         return Judged { upstream_status, ..Judged::bare(Outcome::UpstreamRefused, false) };
     }
-    let request = &flight.request;
-    let action = flight.policy.action(&request.service, &request.action);
+    let request = &flight.asked.request;
+    let action = flight.asked.policy.action(&request.service, &request.action);
     match action.map(|(_, action)| cut::cut(body, &action.result)) {
         Some(Ok(result)) => Judged {
             outcome: Outcome::Succeeded,
@@ -151,7 +151,7 @@ fn end(
     let flight = turn.ready.life.in_flight.remove(execution).ok_or(Reason::ExecutionNotFound)?;
     let receipt = receipt(turn.ready, execution, &flight, &judged, turn.now)?;
     let receipt_bytes = canonical::encode(&receipt).map_err(|_| Reason::Internal)?;
-    let request = &flight.request;
+    let request = &flight.asked.request;
     let about = redeem::about(execution, &flight);
     let result = ExecutionResult {
         action_id: flight.action.clone(),
@@ -188,7 +188,7 @@ fn receipt(
         Some(result) => Some(Hash::of(&canonical::encode(result).map_err(|_| Reason::Internal)?)),
         None => None,
     };
-    let request = &flight.request;
+    let request = &flight.asked.request;
     let receipt = Receipt {
         format: ReceiptFormat::V1,
         instance: ready.instance,
@@ -200,15 +200,11 @@ fn receipt(
         user: request.user.clone(),
         service: request.service.clone(),
         action: request.action.clone(),
-        params_hash: flight.params_hash,
-        params_nonce: flight.params_nonce,
-        plan_hash: flight.plan_hash,
-        policy: flight.policy.reference(),
-        credential: flight.credential.clone().map(|((_, owner, id), version)| CredentialRef {
-            owner,
-            id,
-            version,
-        }),
+        params_hash: flight.rendered.params_hash,
+        params_nonce: flight.rendered.params_nonce,
+        plan_hash: flight.rendered.plan_hash,
+        policy: flight.asked.policy.reference(),
+        credential: flight.credential.as_ref().map(credential_ref),
         tier: flight.tier,
         hitl_proof: flight.hitl_proof,
         jti_hash: flight.jti,

@@ -108,11 +108,8 @@ pub(crate) fn encrypt(
     let mut out = alloc::vec![0; plaintext.len()];
     out.reserve_exact(TAG_BYTES);
     let buffer = InOutBuf::new(plaintext, &mut out).map_err(|_| CryptoError)?;
-    let tag = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key)).encrypt_inout_detached(
-        &Nonce::from(*nonce),
-        aad,
-        buffer,
-    )?;
+    let cipher = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key));
+    let tag = cipher.encrypt_inout_detached(&Nonce::from(*nonce), aad, buffer)?;
     out.extend_from_slice(&tag);
     Ok(out)
 }
@@ -127,12 +124,8 @@ pub(crate) fn decrypt_into(
 ) -> Result<(), CryptoError> {
     let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
     let buffer = InOutBuf::new(body, out).map_err(|_| CryptoError)?;
-    Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key)).decrypt_inout_detached(
-        &Nonce::from(*nonce),
-        aad,
-        buffer,
-        &Tag::from(*tag),
-    )?;
+    let (cipher, tag) = (Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key)), Tag::from(*tag));
+    cipher.decrypt_inout_detached(&Nonce::from(*nonce), aad, buffer, &tag)?;
     Ok(())
 }
 
@@ -249,19 +242,14 @@ pub(crate) struct Keys {
     pub(crate) boot: BootId,
     pub(crate) chain: Guarded<SigningKey>,
     pub(crate) chain_public: PublicKey,
-    intake: IntakeHolder,
+    /// The private intake key's bytes.
+    intake: Secret<32>,
+    pub(crate) intake_public: [u8; 32],
     /// Action Tokens: only the same measurement, in the same life, opens them.
     pub(crate) token: Secret<32>,
     idempotency: Secret<32>,
     seal: Secret<32>,
     sealed: AtomicU64,
-}
-
-/// Keeps the HPKE key's bytes where secrets are kept.
-#[derive(Debug)]
-struct IntakeHolder {
-    secret: Secret<32>,
-    public: [u8; 32],
 }
 
 impl Keys {
@@ -271,26 +259,31 @@ impl Keys {
         let chain_public = PublicKey::of(&chain);
         let seed: Secret<32> = root.derive("toani/v1/intake", &[])?;
         let (private, public) = X25519HkdfSha256::derive_keypair(seed.bytes());
-        let intake = IntakeHolder {
-            secret: Secret::filled(|bytes| {
-                hpke::Serializable::write_exact(&private, bytes.as_mut_slice());
-            }),
-            public: hpke::Serializable::to_bytes(&public).into(),
-        };
+        let intake = Secret::filled(|bytes| {
+            hpke::Serializable::write_exact(&private, bytes.as_mut_slice());
+        });
+        let intake_public = hpke::Serializable::to_bytes(&public).into();
         let token =
             root.derive("toani/v1/token", &[measurement.as_bytes(), boot.as_str().as_bytes()])?;
         let idempotency = root.derive("toani/v1/idempotency", &[])?;
         let seal = root.boot_seal(&boot)?;
         let sealed = AtomicU64::new(0);
-        Ok(Self { root, boot, chain, chain_public, intake, token, idempotency, seal, sealed })
-    }
-
-    pub(crate) fn intake_public(&self) -> [u8; 32] {
-        self.intake.public
+        Ok(Self {
+            root,
+            boot,
+            chain,
+            chain_public,
+            intake,
+            intake_public,
+            token,
+            idempotency,
+            seal,
+            sealed,
+        })
     }
 
     pub(crate) fn intake_private(&self) -> Result<IntakeKey, CryptoError> {
-        Ok(IntakeKey::from_bytes(self.intake.secret.bytes())?)
+        Ok(IntakeKey::from_bytes(self.intake.bytes())?)
     }
 
     /// A keyed hash: tells the host nothing about what was hashed.

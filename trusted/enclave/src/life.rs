@@ -3,30 +3,28 @@
 use alloc::{
     boxed::Box,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     vec::Vec,
 };
 
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
-use toani_policy::{Granted, VerifiedPolicy};
+use toani_policy::Granted;
 use toani_protocol::{
-    ActionId, AgentId, ExecutionId, Hash, PersonId, Reason, TenantId, Time,
+    ActionId, AgentId, ExecutionId, Hash, Reason, TenantId, Time,
     approval::Evidence,
-    assurance::{AgentLevel, ApprovalLevel, Assurance, SandboxLevel},
+    assurance::{ApprovalLevel, Assurance, SandboxLevel},
     job::JobHeader,
-    limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX, TENANTS_MAX},
-    plan::Plan,
+    limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX},
     policy::Tier,
-    request::ActionRequest,
     token::Claims,
 };
 
 use crate::{
+    asked::{Asked, Rendered},
     keys::{self, CryptoError, NONCE_BYTES, Root},
     refusals::Budgets,
     secret::Secret,
-    state::CredentialName,
+    state::CredentialVersion,
 };
 
 #[derive(Debug, Default)]
@@ -46,13 +44,9 @@ pub(crate) struct Life {
 /// An action that was allowed or waits.
 #[derive(Debug)]
 pub(crate) struct Action {
-    pub(crate) request: ActionRequest,
-    pub(crate) level: AgentLevel,
-    pub(crate) intent: Hash,
-    pub(crate) idempotency: Hash,
-    pub(crate) policy: Arc<VerifiedPolicy>,
+    pub(crate) asked: Asked,
     pub(crate) granted: Granted,
-    pub(crate) credential_version: Option<u64>,
+    pub(crate) credential: Option<CredentialVersion>,
     pub(crate) plan_hash: Hash,
     pub(crate) plan_nonce: Hash,
     pub(crate) params_hash: Hash,
@@ -64,10 +58,9 @@ pub(crate) struct Action {
     pub(crate) ends_at: Time,
 }
 
-/// One person's counted approval.
+/// One person's answer whose signature holds for the action's statement.
 #[derive(Debug)]
 pub(crate) struct Endorsement {
-    pub(crate) person: PersonId,
     pub(crate) level: ApprovalLevel,
     pub(crate) evidence: Evidence,
 }
@@ -84,15 +77,10 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) action: ActionId,
-    pub(crate) request: ActionRequest,
+    pub(crate) asked: Asked,
     pub(crate) user: Hash,
-    pub(crate) policy: Arc<VerifiedPolicy>,
-    pub(crate) plan: Plan,
-    pub(crate) plan_bytes: Vec<u8>,
-    pub(crate) plan_hash: Hash,
-    pub(crate) params_hash: Hash,
-    pub(crate) params_nonce: Hash,
-    pub(crate) credential: Option<(CredentialName, u64)>,
+    pub(crate) rendered: Rendered,
+    pub(crate) credential: Option<CredentialVersion>,
     pub(crate) tier: Tier,
     pub(crate) hitl_proof: Option<Hash>,
     pub(crate) jti: Hash,
@@ -129,14 +117,15 @@ impl Life {
 
     /// Remembers an action until `ends_at`.
     pub(crate) fn insert(&mut self, id: ActionId, action: Action) -> Result<(), Reason> {
-        let agent = (action.request.tenant.clone(), action.request.agent.clone());
+        let request = &action.asked.request;
+        let agent = (request.tenant.clone(), request.agent.clone());
         let count = self.per_agent.entry(agent).or_default();
         let full = self.actions.len() >= PENDING_ACTIONS_MAX;
         if full || *count >= PENDING_ACTIONS_PER_AGENT_MAX {
             return Err(Reason::Busy);
         }
         *count = count.saturating_add(1);
-        self.by_key.insert(action.idempotency, id.clone());
+        self.by_key.insert(action.asked.idempotency, id.clone());
         self.ends.insert((action.ends_at, id.clone()));
         self.actions.insert(id, action);
         Ok(())
@@ -155,22 +144,16 @@ impl Life {
     pub(crate) fn remove(&mut self, id: &ActionId) {
         let Some(action) = self.actions.remove(id) else { return };
         self.ends.remove(&(action.ends_at, id.clone()));
-        if self.by_key.get(&action.idempotency) == Some(id) {
-            self.by_key.remove(&action.idempotency);
+        if self.by_key.get(&action.asked.idempotency) == Some(id) {
+            self.by_key.remove(&action.asked.idempotency);
         }
-        let agent = (action.request.tenant, action.request.agent);
+        let request = action.asked.request;
+        let agent = (request.tenant, request.agent);
         if let Some(count) = self.per_agent.get_mut(&agent) {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.per_agent.remove(&agent);
             }
-        }
-    }
-
-    /// Takes a salt that the host kept.
-    pub(crate) fn keep_salt(&mut self, tenant: TenantId, salt: Salt) {
-        if self.salts.len() < TENANTS_MAX {
-            self.salts.insert(tenant, salt);
         }
     }
 }
@@ -214,17 +197,11 @@ impl Salt {
         tenant: &TenantId,
         wrapped: &[u8],
     ) -> Result<Self, CryptoError> {
-        let wrapped: WrappedSalt = postcard::from_bytes(wrapped)?;
-        let key = root.salts(tenant)?;
-        let aad = keys::fields(&[b"toani/v1/salt", &wrapped.day.to_be_bytes()]);
-        let mut salt = Secret::zeroed();
-        keys::decrypt_into(
-            key.bytes(),
-            &wrapped.nonce,
-            &aad,
-            &wrapped.ciphertext,
-            salt.bytes_mut(),
-        )?;
-        Ok(Self { day: wrapped.day, key: salt })
+        let WrappedSalt { day, nonce, ciphertext } = postcard::from_bytes(wrapped)?;
+        let wrapping = root.salts(tenant)?;
+        let aad = keys::fields(&[b"toani/v1/salt", &day.to_be_bytes()]);
+        let mut key = Secret::zeroed();
+        keys::decrypt_into(wrapping.bytes(), &nonce, &aad, &ciphertext, key.bytes_mut())?;
+        Ok(Self { day, key })
     }
 }

@@ -7,9 +7,7 @@ use toani_audit::bundle::BundleIndex;
 use toani_policy::{CredentialView, Decision, Granted, Situation, VerifiedPolicy};
 use toani_protocol::{
     BootId, Hash, Reason, TenantId, Time, UserId,
-    assurance::{
-        AgentLevel, ApprovalLevel, Assurance, Durability, Freshness, SandboxLevel, Tee, TimeSource,
-    },
+    assurance::{AgentLevel, Assurance, SandboxLevel, Tee},
     canonical,
     instance::Manifest,
     limits::COVERAGES_MAX,
@@ -20,10 +18,11 @@ use toani_protocol::{
 };
 
 use crate::{
+    asked::Asked,
     chain::{Chain, Standing},
     keys::{Keys, keyed_hash},
     life::{Life, Salt},
-    state::{CredentialSlot, SealedField, State},
+    state::{CredentialName, CredentialSlot, CredentialVersion, SealedField, State},
 };
 
 #[derive(Debug)]
@@ -62,15 +61,14 @@ impl Ready {
         Self { keys, instance, manifest, standing, chain, state, life, checkpoint, coverages }
     }
 
-    /// What the policy says to a request now.
+    /// What the policy says to a request now, and which credential it would take.
     pub(crate) fn granted(
         &self,
-        policy: &VerifiedPolicy,
-        request: &ActionRequest,
-        agent: AgentLevel,
+        asked: &Asked,
         now: Time,
-    ) -> Result<(Granted, Option<u64>), Reason> {
-        let slot = self.credential_slot(policy, request);
+    ) -> Result<(Granted, Option<CredentialVersion>), Reason> {
+        let Asked { policy, request, level, .. } = asked;
+        let (name, slot) = self.credential_slot(policy, request).unzip();
         let view = slot.and_then(|slot| {
             let (_, header) = &**slot.body.as_ref()?;
             Some(CredentialView {
@@ -81,11 +79,12 @@ impl Ready {
                 injection: &header.injection,
             })
         });
-        let situation = Situation { assurance: self.assurance(agent), credential: view };
+        let situation = Situation { assurance: self.assurance(*level), credential: view };
         match toani_policy::decide(policy, request, &self.state, &situation, now) {
             Decision::Allow(granted) => {
-                let version = granted.credential.as_ref().and(slot.map(|slot| slot.version));
-                Ok((granted, version))
+                let taken = name.zip(slot.map(|slot| slot.version));
+                let taken = taken.filter(|_| granted.credential.is_some());
+                Ok((granted, taken))
             }
             // What was revoked is not kept, but it was there.
             Decision::Deny(Reason::CredentialMissing) if slot.is_some_and(|slot| slot.revoked) => {
@@ -96,29 +95,24 @@ impl Ready {
     }
 
     /// The vault's slot for the credential of the request's service.
-    pub(crate) fn credential_slot(
+    fn credential_slot(
         &self,
         policy: &VerifiedPolicy,
         request: &ActionRequest,
-    ) -> Option<&CredentialSlot> {
+    ) -> Option<(CredentialName, &CredentialSlot)> {
         let policy = policy.policy();
         let auth = policy.services.get(&request.service)?.auth.as_ref()?;
         let rule = policy.credentials.get(&auth.credential)?;
         let name = (policy.namespace.clone(), rule.owner, auth.credential.clone());
-        self.state.tenants.get(&policy.tenant)?.credentials.get(&name)
+        let slot = self.state.tenants.get(&policy.tenant)?.credentials.get(&name)?;
+        Some((name, slot))
     }
 
-    /// What is true now, apart from approvals. Witnesses and quotes come with later versions.
+    /// What is true now, apart from approvals. All but these stay at their lowest: quotes and
+    /// witnesses come with later versions.
     pub(crate) fn assurance(&self, agent: AgentLevel) -> Assurance {
-        Assurance {
-            tee: Tee::None,
-            sandbox: self.sandbox_level().unwrap_or(SandboxLevel::Native),
-            agent,
-            approval: ApprovalLevel::None,
-            durability: Durability::Host,
-            freshness: Freshness::Host,
-            time: TimeSource::Host,
-        }
+        let sandbox = self.sandbox_level().unwrap_or(SandboxLevel::Native);
+        Assurance { sandbox, agent, ..Assurance::LOWEST }
     }
 
     fn sandbox_level(&self) -> Option<SandboxLevel> {
@@ -169,9 +163,9 @@ impl Ready {
             evidence: Vec::new(),
             tee: Tee::None,
             chain_key: self.keys.chain_public,
-            intake_key: self.keys.intake_public(),
+            intake_key: self.keys.intake_public,
             admission: self.standing.admission,
-            admission_version: self.state.admission.body.as_ref().map_or(0, |list| list.version()),
+            admission_version: self.state.admission.as_ref().map_or(0, |list| list.version()),
             sandbox: self.sandbox_level(),
             size: self.chain.size(),
             durable: self.chain.durable_size(),

@@ -1,16 +1,13 @@
 //! Step 6 and 7: redeem a token, check everything again, reserve, and write `started`.
 
-use alloc::vec::Vec;
-
 use rand_core::CryptoRng;
 use toani_policy::Granted;
 use toani_protocol::{
     ActionId, ExecutionId, Hash, Reason, Time,
     assurance::{ApprovalLevel, Assurance},
     limits::{OPEN_EXECUTIONS_MAX, TOKEN_LIFE_MS_MAX},
-    plan::{Plan, params_commitment},
     policy::Tier,
-    record::{About, CredentialRef, RecordKind},
+    record::{About, RecordKind},
     request::AgentProof,
     token::{self, Claims},
     wire::{Answer, Earlier, Redeemed},
@@ -18,12 +15,12 @@ use toani_protocol::{
 
 use crate::{
     approvals,
-    asked::{self, Asked},
+    asked::{self, Asked, Rendered},
     keys::random,
     life::{InFlight, Stage},
     ready::{Ready, Turn},
     refusals::{self, Refusal},
-    state::{SealedField, Used},
+    state::{CredentialVersion, SealedField, Used, credential_ref},
     tokens,
 };
 
@@ -43,8 +40,7 @@ pub(crate) fn check(
     now: Time,
 ) -> Result<CheckedExecute, Refusal> {
     let asked = asked::check(ready, request, proof, now)?;
-    let claims =
-        token.map(|token| tokens::open(ready, token, &asked.request.tenant, &asked.request.agent));
+    let claims = token.map(|token| tokens::open(ready, token, &asked.request));
     Ok(CheckedExecute { asked, claims })
 }
 
@@ -56,14 +52,10 @@ struct RedeemedToken {
     jti: Hash,
     expires: Time,
     granted: Granted,
-    credential_version: Option<u64>,
+    credential: Option<CredentialVersion>,
     approval: ApprovalLevel,
     hitl_proof: Option<Hash>,
-    plan: Plan,
-    plan_bytes: Vec<u8>,
-    plan_hash: Hash,
-    params_hash: Hash,
-    params_nonce: Hash,
+    rendered: Rendered,
 }
 
 pub(crate) fn apply(
@@ -118,7 +110,8 @@ fn redeem(
 ) -> Result<RedeemedToken, Reason> {
     let action = ready.life.actions.get(&claims.action_id).ok_or(Reason::TokenExpired)?;
     let request = &asked.request;
-    if action.request.tenant != request.tenant || action.request.agent != request.agent {
+    if action.asked.request.tenant != request.tenant || action.asked.request.agent != request.agent
+    {
         return Err(Reason::TokenInvalid);
     }
     match &action.stage {
@@ -131,23 +124,22 @@ fn redeem(
         return Err(Reason::TokenExpired);
     }
     // The idempotency key as well: under another one, the first would ask for the same anew.
-    let same_key = asked.idempotency == action.idempotency;
-    if asked.intent != action.intent || asked.level != action.level || !same_key {
+    let same_key = asked.idempotency == action.asked.idempotency;
+    if asked.intent != action.asked.intent || asked.level != action.asked.level || !same_key {
         return Err(Reason::TokenMismatch);
     }
-    if asked.policy.reference() != action.policy.reference() {
+    if asked.policy.reference() != action.asked.policy.reference() {
         return Err(Reason::PolicyChanged);
     }
-    let (granted, credential_version) = ready.granted(&asked.policy, request, asked.level, now)?;
+    let (granted, credential) = ready.granted(asked, now)?;
     if granted.tier > claims.risk_tier {
         return Err(Reason::PolicyChanged);
     }
-    if credential_version != claims.credential_version {
+    if credential.as_ref().map(|(_, version)| *version) != claims.credential_version {
         return Err(Reason::CredentialChanged);
     }
-    let plan = toani_policy::render(&asked.policy, request, claims.plan_nonce)?;
-    let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
-    if plan_hash != claims.plan_hash {
+    let rendered = asked.render(claims.plan_nonce, action.params_nonce)?;
+    if rendered.plan_hash != claims.plan_hash {
         return Err(Reason::TokenMismatch);
     }
     Ok(RedeemedToken {
@@ -155,14 +147,10 @@ fn redeem(
         jti: token::jti_hash(&claims.jti),
         expires: claims.exp,
         granted,
-        credential_version,
+        credential,
         approval: approvals::level(action),
         hitl_proof: claims.hitl_proof,
-        plan,
-        plan_bytes,
-        plan_hash,
-        params_hash: action.params_hash,
-        params_nonce: action.params_nonce,
+        rendered,
     })
 }
 
@@ -178,56 +166,43 @@ fn redeem_directly(
         // The action was asked for with this key before: its token is the way to go on.
         return Err(Reason::TokenRequired);
     }
-    let request = &asked.request;
-    let (granted, credential_version) = ready.granted(&asked.policy, request, asked.level, now)?;
+    let (granted, credential) = ready.granted(asked, now)?;
     if granted.tier > Tier::Zero {
         return Err(Reason::TokenRequired);
     }
     let (plan_nonce, params_nonce) = (Hash::new(random(rng)), Hash::new(random(rng)));
-    let plan = toani_policy::render(&asked.policy, request, plan_nonce)?;
-    let (plan_bytes, plan_hash) = plan.seal().map_err(|_| Reason::ParamsUnrenderable)?;
-    let params_hash =
-        params_commitment(&params_nonce, &request.params).map_err(|_| Reason::ParamsInvalid)?;
+    let rendered = asked.render(plan_nonce, params_nonce)?;
     Ok(RedeemedToken {
         action: ActionId::from_random(random(rng)),
         jti: token::jti_hash(&tokens::new_jti(rng)),
         expires: now.plus_ms(TOKEN_LIFE_MS_MAX),
         granted,
-        credential_version,
+        credential,
         approval: ApprovalLevel::None,
         hitl_proof: None,
-        plan,
-        plan_bytes,
-        plan_hash,
-        params_hash,
-        params_nonce,
+        rendered,
     })
 }
 
 /// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
 /// flight.
 fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<Answer, Reason> {
-    let Asked { request, policy, level, intent, idempotency } = asked;
     let channel = turn.ready.life.sandbox.as_ref().ok_or(Reason::SandboxUnavailable)?;
     let sandbox = channel.measurement;
-    let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(level) };
+    let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(asked.level) };
     let execution = ExecutionId::from_random(random(turn.rng));
-    let user = turn.user_hash(&request.tenant, &request.user)?;
-    let rules = &policy.policy().credentials;
-    let named = redeemed.granted.credential.as_ref().zip(redeemed.credential_version);
-    let credential = named.and_then(|(id, version)| {
-        let owner = rules.get(id)?.owner;
-        Some(((policy.policy().namespace.clone(), owner, id.clone()), version))
-    });
+    let user = turn.user_hash(&asked.request.tenant, &asked.request.user)?;
+    let sealed = SealedField::Started {
+        idempotency: asked.idempotency,
+        intent: asked.intent,
+        uses: redeemed.granted.uses,
+    };
     let flight = InFlight {
         action: redeemed.action.clone(),
+        asked,
         user,
-        plan: redeemed.plan,
-        plan_bytes: redeemed.plan_bytes,
-        plan_hash: redeemed.plan_hash,
-        params_hash: redeemed.params_hash,
-        params_nonce: redeemed.params_nonce,
-        credential,
+        rendered: redeemed.rendered,
+        credential: redeemed.credential,
         tier: redeemed.granted.tier,
         hitl_proof: redeemed.hitl_proof,
         jti: redeemed.jti,
@@ -236,10 +211,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
         started: turn.ready.chain.size(),
         started_at: turn.now,
         job: None,
-        request,
-        policy,
     };
-    let sealed = SealedField::Started { idempotency, intent, uses: redeemed.granted.uses };
     let about = about(&execution, &flight);
     let index = turn.write(RecordKind::Started, about, Some(sealed))?;
     if let Some(action) = turn.ready.life.actions.get_mut(&redeemed.action) {
@@ -257,12 +229,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
 
 /// What the records of an execution say.
 pub(crate) fn about(execution: &ExecutionId, flight: &InFlight) -> About {
-    let request = &flight.request;
-    let credential = flight.credential.clone().map(|((_, owner, id), version)| CredentialRef {
-        owner,
-        id,
-        version,
-    });
+    let request = &flight.asked.request;
     About {
         tenant: Some(request.tenant.clone()),
         action_id: Some(flight.action.clone()),
@@ -271,10 +238,10 @@ pub(crate) fn about(execution: &ExecutionId, flight: &InFlight) -> About {
         user: Some(flight.user),
         service: Some(request.service.clone()),
         action: Some(request.action.clone()),
-        params: Some(flight.params_hash),
-        plan: Some(flight.plan_hash),
-        policy: Some(flight.policy.reference()),
-        credential,
+        params: Some(flight.rendered.params_hash),
+        plan: Some(flight.rendered.plan_hash),
+        policy: Some(flight.asked.policy.reference()),
+        credential: flight.credential.as_ref().map(credential_ref),
         tier: Some(flight.tier),
         hitl_proof: flight.hitl_proof,
         jti: Some(flight.jti),

@@ -113,21 +113,14 @@ fn record(turn: &mut Turn<'_>, refusal: Refusal) -> Result<(), Reason> {
     let (service, action) = refusal.what.filter(|_| refusal.authentic).unzip();
     let reason = Some(refusal.reason);
     let about = About { tenant, agent, service, action, reason, ..About::default() };
-    turn.write(RecordKind::Refused, about, None)?;
-    Ok(())
+    turn.write(RecordKind::Refused, about, None).map(|_| ())
 }
 
 /// Ends the windows that are over; what was only counted becomes one record each.
 pub(crate) fn flush(turn: &mut Turn<'_>) -> Result<(), Reason> {
-    let over: Vec<BudgetKey> = turn
-        .ready
-        .life
-        .budgets
-        .0
-        .iter()
-        .filter(|(_, budget)| turn.now.ms_since(budget.since) >= REFUSAL_WINDOW_MS)
-        .map(|(key, _)| key.clone())
-        .collect();
+    let budgets = turn.ready.life.budgets.0.iter();
+    let over = budgets.filter(|(_, budget)| turn.now.ms_since(budget.since) >= REFUSAL_WINDOW_MS);
+    let over: Vec<BudgetKey> = over.map(|(key, _)| key.clone()).collect();
     for key in over {
         // What cannot be written stays counted.
         if turn.ready.chain.room(RecordKind::Refusals).is_err() {

@@ -21,7 +21,7 @@ use crate::{
     life::{Channel, InFlight, ReleasedJob},
     ready::{Ready, Turn},
     secret::Secret,
-    state::{CredentialName, CredentialSlot},
+    state::{CredentialSlot, CredentialVersion},
     vault,
 };
 
@@ -84,15 +84,13 @@ fn seal(
         execution: execution.clone(),
         jti: flight.jti,
     };
-    let credential = match &flight.credential {
-        Some((name, version)) => Some(credential(ready, flight, name, *version)?),
-        None => None,
-    };
+    let taken = flight.credential.as_ref();
+    let credential = taken.map(|taken| credential(ready, flight, taken)).transpose()?;
     let job = JobRef {
-        plan: &flight.plan_bytes,
+        plan: &flight.rendered.plan_bytes,
         credential: credential.as_ref().map_or(&[], |plaintext| plaintext.bytes()),
     };
-    let sealed = if flight.plan_bytes.len()
+    let sealed = if flight.rendered.plan_bytes.len()
         < SMALL_JOB_BYTES.saturating_sub(CREDENTIAL_BYTES_MAX).saturating_sub(16)
     {
         seal_to::<SMALL_JOB_BYTES>(channel, &header, &job, rng)
@@ -106,25 +104,23 @@ fn seal(
 fn credential_slot<'a>(
     ready: &'a Ready,
     flight: &InFlight,
-    name: &CredentialName,
-    version: u64,
+    (name, version): &CredentialVersion,
 ) -> Result<&'a CredentialSlot, Reason> {
-    let tenant = ready.state.tenants.get(&flight.request.tenant);
+    let tenant = ready.state.tenants.get(&flight.asked.request.tenant);
     let slot = tenant.and_then(|tenant| tenant.credentials.get(name));
     let slot = slot.ok_or(Reason::CredentialMissing)?;
     if slot.revoked {
         return Err(Reason::CredentialRevoked);
     }
-    if slot.version == version { Ok(slot) } else { Err(Reason::CredentialChanged) }
+    if slot.version == *version { Ok(slot) } else { Err(Reason::CredentialChanged) }
 }
 
 fn credential(
     ready: &Ready,
     flight: &InFlight,
-    name: &CredentialName,
-    version: u64,
+    taken: &CredentialVersion,
 ) -> Result<vault::Plaintext, Reason> {
-    let slot = credential_slot(ready, flight, name, version)?;
+    let slot = credential_slot(ready, flight, taken)?;
     let (stored, header) = &**slot.body.as_ref().ok_or(Reason::CredentialMissing)?;
     vault::open(&ready.keys, stored, header).map_err(|_| Reason::CredentialEnvelope)
 }
@@ -167,8 +163,8 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedRelease) -> Result<Answ
     if channel_for(turn.ready, flight)?.key != sealed_to {
         return Err(Reason::SandboxUnavailable);
     }
-    if let Some((name, version)) = &flight.credential {
-        credential_slot(turn.ready, flight, name, *version)?;
+    if let Some(taken) = &flight.credential {
+        credential_slot(turn.ready, flight, taken)?;
     }
     let flight = turn.ready.life.in_flight.get_mut(&execution).ok_or(Reason::ExecutionNotFound)?;
     flight.job = Some(ReleasedJob { header: job.header.clone(), outcome_key });

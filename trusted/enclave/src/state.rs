@@ -19,7 +19,7 @@ use toani_protocol::{
     instance::VerifiedAdmission,
     limits::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_LIFE_MS, QUOTA_WINDOWS_MAX},
     policy::QuotaWindow,
-    record::{Outcome, PolicyRef, Record, RecordKind},
+    record::{CredentialRef, Outcome, PolicyRef, Record, RecordKind},
     sign::PublicKey,
 };
 
@@ -44,9 +44,14 @@ const SWEEP_MS: u64 = 1000;
 #[error("a record does not fit the records before it")]
 pub(crate) struct FoldError;
 
+type Folded = Result<(), FoldError>;
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) admission: Document<VerifiedAdmission>,
+    /// The active admission list by its hash. The list itself may be missing, like any document that
+    /// a record names, which disables what needs it.
+    pub(crate) admission_hash: Option<Hash>,
+    pub(crate) admission: Option<Arc<VerifiedAdmission>>,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) open: BTreeMap<ExecutionId, Open>,
     idempotency: BTreeMap<Hash, Used>,
@@ -54,19 +59,6 @@ pub(crate) struct State {
     used_order: VecDeque<(Time, Hash)>,
     quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
     swept_at: Time,
-}
-
-/// A document that a record names by hash. It may be missing, which disables what needs it.
-#[derive(Debug)]
-pub(crate) struct Document<T> {
-    pub(crate) hash: Option<Hash>,
-    pub(crate) body: Option<Arc<T>>,
-}
-
-impl<T> Default for Document<T> {
-    fn default() -> Self {
-        Self { hash: None, body: None }
-    }
 }
 
 #[derive(Debug)]
@@ -83,6 +75,15 @@ pub(crate) struct Tenant {
 
 /// A slot of the vault. The owner's key is in it: nobody fills another owner's slot.
 pub(crate) type CredentialName = (Namespace, PublicKey, CredentialId);
+
+/// A slot, and the version in it that was promised.
+pub(crate) type CredentialVersion = (CredentialName, u64);
+
+/// What records and receipts say of a credential: not its namespace.
+pub(crate) fn credential_ref(credential: &CredentialVersion) -> CredentialRef {
+    let ((_, owner, id), version) = credential;
+    CredentialRef { owner: *owner, id: id.clone(), version: *version }
+}
 
 #[derive(Debug)]
 pub(crate) struct PolicySlot {
@@ -133,17 +134,14 @@ impl State {
     }
 
     /// Applies one record. `sealed` is its opened sealed field.
-    pub(crate) fn fold(
-        &mut self,
-        record: &Record,
-        sealed: Option<SealedField>,
-    ) -> Result<(), FoldError> {
+    pub(crate) fn fold(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let about = &record.about;
         // With every record, not with `started` alone: a full table must not keep itself full.
         self.forget_old(record.time);
         match record.kind {
             RecordKind::Admission => {
-                self.admission = Document { hash: Some(about.blob.ok_or(FoldError)?), body: None };
+                self.admission_hash = Some(about.blob.ok_or(FoldError)?);
+                self.admission = None;
             }
             RecordKind::PolicyActivated => self.fold_policy(record)?,
             RecordKind::PolicyRevoked => {
@@ -190,7 +188,7 @@ impl State {
         self.tenants.get_mut(tenant).ok_or(FoldError)
     }
 
-    fn fold_policy(&mut self, record: &Record) -> Result<(), FoldError> {
+    fn fold_policy(&mut self, record: &Record) -> Folded {
         let about = &record.about;
         let id = about.tenant.clone().ok_or(FoldError)?;
         let reference = about.policy.clone().ok_or(FoldError)?;
@@ -205,11 +203,7 @@ impl State {
         Ok(())
     }
 
-    fn fold_credential(
-        &mut self,
-        record: &Record,
-        sealed: Option<SealedField>,
-    ) -> Result<(), FoldError> {
+    fn fold_credential(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let Some(SealedField::Credential { namespace }) = sealed else { return Err(FoldError) };
         let credential = record.about.credential.clone().ok_or(FoldError)?;
         let name = (namespace, credential.owner, credential.id);
@@ -227,11 +221,7 @@ impl State {
         Ok(())
     }
 
-    fn fold_started(
-        &mut self,
-        record: &Record,
-        sealed: Option<SealedField>,
-    ) -> Result<(), FoldError> {
+    fn fold_started(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let Some(SealedField::Started { idempotency, intent, uses }) = sealed else {
             return Err(FoldError);
         };
@@ -265,11 +255,7 @@ impl State {
         Ok(())
     }
 
-    fn fold_ended(
-        &mut self,
-        record: &Record,
-        sealed: Option<SealedField>,
-    ) -> Result<(), FoldError> {
+    fn fold_ended(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let Some(SealedField::Finished { give_back }) = sealed else { return Err(FoldError) };
         let about = &record.about;
         let execution = about.execution_id.as_ref().ok_or(FoldError)?;
@@ -324,7 +310,7 @@ impl State {
 
     /// The documents that the state names and does not hold.
     pub(crate) fn missing(&self) -> Vec<Hash> {
-        let admission = self.admission.hash.filter(|_| self.admission.body.is_none());
+        let admission = self.admission_hash.filter(|_| self.admission.is_none());
         let mut missing: Vec<Hash> = admission.into_iter().collect();
         for tenant in self.tenants.values() {
             let policies = tenant.policies.values().filter(|slot| slot.body.is_none());

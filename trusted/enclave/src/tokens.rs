@@ -1,8 +1,7 @@
 //! Action Tokens: PASETO v4.local, for this boot of this measurement alone.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 
-use data_encoding::HEXLOWER;
 use pasetors::{
     Local,
     keys::SymmetricKey,
@@ -15,6 +14,7 @@ use serde::Serialize;
 use toani_protocol::{
     AgentId, Hash, Reason, TenantId, canonical,
     limits::TOKEN_BYTES_MAX,
+    request::ActionRequest,
     token::{Claims, ISSUER},
 };
 
@@ -48,7 +48,8 @@ fn footer(key: &SymmetricKey<V4>) -> Result<Vec<u8>, Reason> {
     canonical::encode(&Footer { kid }).map_err(|_| Reason::Internal)
 }
 
-fn assertion(ready: &Ready, tenant: &TenantId, agent: &AgentId) -> Result<Vec<u8>, Reason> {
+fn assertion(ready: &Ready, request: &ActionRequest) -> Result<Vec<u8>, Reason> {
+    let (tenant, agent) = (&request.tenant, &request.agent);
     let assertion = Assertion { audience: ISSUER, instance: ready.instance, tenant, agent };
     canonical::encode(&assertion).map_err(|_| Reason::Internal)
 }
@@ -57,30 +58,24 @@ fn assertion(ready: &Ready, tenant: &TenantId, agent: &AgentId) -> Result<Vec<u8
 pub(crate) fn seal(
     ready: &Ready,
     claims: &Claims,
-    tenant: &TenantId,
-    agent: &AgentId,
+    request: &ActionRequest,
 ) -> Result<String, Reason> {
     let message = canonical::encode(claims).map_err(|_| Reason::Internal)?;
     let key = key(&ready.keys)?;
-    let (footer, assertion) = (footer(&key)?, assertion(ready, tenant, agent)?);
+    let (footer, assertion) = (footer(&key)?, assertion(ready, request)?);
     LocalToken::encrypt(&key, &message, Some(&footer), Some(&assertion))
         .map_err(|_| Reason::Internal)
 }
 
 /// Decrypts a token that this tenant's agent brings.
-pub(crate) fn open(
-    ready: &Ready,
-    token: &str,
-    tenant: &TenantId,
-    agent: &AgentId,
-) -> Result<Claims, Reason> {
+pub(crate) fn open(ready: &Ready, token: &str, request: &ActionRequest) -> Result<Claims, Reason> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Reason::TokenInvalid);
     }
     let untrusted =
         UntrustedToken::<Local, V4>::try_from(token).map_err(|_| Reason::TokenInvalid)?;
     let key = key(&ready.keys)?;
-    let (footer, assertion) = (footer(&key)?, assertion(ready, tenant, agent)?);
+    let (footer, assertion) = (footer(&key)?, assertion(ready, request)?);
     let trusted = LocalToken::decrypt(&key, &untrusted, Some(&footer), Some(&assertion))
         .map_err(|_| Reason::TokenInvalid)?;
     canonical::decode(trusted.payload().as_bytes(), TOKEN_BYTES_MAX)
@@ -89,20 +84,10 @@ pub(crate) fn open(
 
 /// A random UUID, version 4 (RFC 9562, section 5.4).
 pub(crate) fn new_jti(rng: &mut dyn CryptoRng) -> String {
-    let mut bytes: [u8; 16] = keys::random(rng);
-    if let Some(version) = bytes.get_mut(6) {
-        *version = (*version & 0x0f) | 0x40;
-    }
-    if let Some(variant) = bytes.get_mut(8) {
-        *variant = (*variant & 0x3f) | 0x80;
-    }
-    let hex = HEXLOWER.encode(&bytes);
-    let mut text = String::with_capacity(36);
-    for (i, digit) in hex.chars().enumerate() {
-        if matches!(i, 8 | 12 | 16 | 20) {
-            text.push('-');
-        }
-        text.push(digit);
-    }
-    text
+    let random = u128::from_be_bytes(keys::random(rng));
+    let (time_low, time_mid) = (random >> 96, (random >> 80) & 0xffff);
+    let version = 0x4000 | ((random >> 64) & 0x0fff);
+    let variant = 0x8000 | ((random >> 48) & 0x3fff);
+    let node = random & 0xffff_ffff_ffff;
+    format!("{time_low:08x}-{time_mid:04x}-{version:04x}-{variant:04x}-{node:012x}")
 }
