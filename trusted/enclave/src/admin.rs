@@ -105,13 +105,9 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedAdmin) -> Result<Answer
     match checked {
         CheckedAdmin::Admission { verified, bytes } => admit(turn, verified, bytes)?,
         CheckedAdmin::Sandbox { hello } => connect(turn, &hello)?,
-        CheckedAdmin::Policy { verified, key, bytes } => {
-            activate(turn, verified, key, bytes)?;
-        }
+        CheckedAdmin::Policy { verified, key, bytes } => activate(turn, verified, key, bytes)?,
         CheckedAdmin::PolicyKey { change, key } => change_key(turn, change, key)?,
-        CheckedAdmin::Credential { header, stored } => {
-            put_credential(turn, header, stored)?;
-        }
+        CheckedAdmin::Credential { header, stored } => put_credential(turn, header, stored)?,
     }
     Ok(Answer::Done)
 }
@@ -171,7 +167,10 @@ fn activate(
             }
             let active = tenant.policies.get(&reference.id);
             if active.is_some_and(|slot| slot.body.is_none() && slot.reference == reference) {
-                return restore(turn, verified, bytes);
+                // The document that the host lost comes back; its record stands.
+                turn.keep(bytes, None);
+                turn.ready.state.attach_policy(verified);
+                return Ok(());
             }
             if active.is_some_and(|slot| slot.reference.version >= reference.version) {
                 return Err(Reason::DocumentVersion);
@@ -196,24 +195,14 @@ fn activate(
     }
     turn.keep(bytes, None);
     let about = About {
-        tenant: Some(tenant_id.clone()),
-        policy: Some(reference.clone()),
-        key: Some(key),
+        tenant: Some(tenant_id),
         blob: Some(reference.hash),
+        policy: Some(reference),
+        key: Some(key),
         ..About::default()
     };
     turn.write(RecordKind::PolicyActivated, about, None)?;
-    let tenant = turn.ready.state.tenants.get_mut(&tenant_id).ok_or(Reason::Internal)?;
-    tenant.attach_policy(Arc::new(verified));
-    Ok(())
-}
-
-/// Gives an active policy the document that the host lost. Its record stands.
-fn restore(turn: &mut Turn<'_>, verified: VerifiedPolicy, bytes: Vec<u8>) -> Result<(), Reason> {
-    turn.keep(bytes, None);
-    let tenant = turn.ready.state.tenants.get_mut(&verified.policy().tenant);
-    let tenant = tenant.ok_or(Reason::Internal)?;
-    tenant.attach_policy(Arc::new(verified));
+    turn.ready.state.attach_policy(verified);
     Ok(())
 }
 
@@ -246,17 +235,11 @@ fn put_credential(
     if held >= CREDENTIALS_MAX {
         return Err(Reason::Busy);
     }
-    let blob = turn.keep(stored.encode()?, None);
-    let about = About {
-        tenant: Some(header.tenant.clone()),
-        credential: Some(CredentialRef {
-            owner: header.owner,
-            id: header.id.clone(),
-            version: header.version,
-        }),
-        blob: Some(blob),
-        ..About::default()
-    };
+    let blob = Some(turn.keep(stored.encode()?, None));
+    let (owner, id) = (header.owner, header.id.clone());
+    let credential = Some(CredentialRef { owner, id, version: header.version });
+    let tenant = Some(header.tenant.clone());
+    let about = About { tenant, credential, blob, ..About::default() };
     let field = SealedField::Credential { namespace: header.namespace.clone() };
     turn.write(RecordKind::CredentialSealed, about, Some(field))?;
     let tenant = turn.ready.state.tenants.get_mut(&header.tenant).ok_or(Reason::Internal)?;

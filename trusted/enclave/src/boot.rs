@@ -170,9 +170,7 @@ impl Replaying {
         };
         let Some(signature) = signed.signatures.first() else { return };
         let Ok(verified) = VerifiedPolicy::verify(blob, &signature.key) else { return };
-        if let Some(tenant) = self.state.tenants.get_mut(&signed.payload.tenant) {
-            tenant.attach_policy(Arc::new(verified));
-        }
+        self.state.attach_policy(verified);
     }
 
     fn attach_credential(&mut self, blob: &[u8], hash: Hash) {
@@ -217,8 +215,8 @@ impl Replaying {
             Ready::new(self.keys, self.instance, self.manifest, standing, chain, self.state, life);
         let mut turn = Turn { ready: &mut ready, now, rng, out };
         if born {
-            let about = About { key: Some(turn.ready.keys.chain_public), ..About::default() };
-            let about = About { blob: Some(turn.ready.instance), ..about };
+            let (key, blob) = (Some(turn.ready.keys.chain_public), Some(turn.ready.instance));
+            let about = About { key, blob, ..About::default() };
             turn.write(RecordKind::Birth, about, None)?;
         }
         turn.write(RecordKind::Boot, About::default(), None)?;

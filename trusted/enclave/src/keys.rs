@@ -263,22 +263,18 @@ impl Keys {
             hpke::Serializable::write_exact(&private, bytes.as_mut_slice());
         });
         let intake_public = hpke::Serializable::to_bytes(&public).into();
-        let token =
-            root.derive("toani/v1/token", &[measurement.as_bytes(), boot.as_str().as_bytes()])?;
-        let idempotency = root.derive("toani/v1/idempotency", &[])?;
-        let seal = root.boot_seal(&boot)?;
-        let sealed = AtomicU64::new(0);
+        let life = [measurement.as_bytes().as_slice(), boot.as_str().as_bytes()];
         Ok(Self {
+            token: root.derive("toani/v1/token", &life)?,
+            idempotency: root.derive("toani/v1/idempotency", &[])?,
+            seal: root.boot_seal(&boot)?,
+            sealed: AtomicU64::new(0),
             root,
             boot,
             chain,
             chain_public,
             intake,
             intake_public,
-            token,
-            idempotency,
-            seal,
-            sealed,
         })
     }
 

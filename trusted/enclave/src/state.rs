@@ -308,6 +308,13 @@ impl State {
         }
     }
 
+    /// Gives a policy's slot its document, if the slot is there and names this one.
+    pub(crate) fn attach_policy(&mut self, verified: VerifiedPolicy) {
+        if let Some(tenant) = self.tenants.get_mut(&verified.policy().tenant) {
+            tenant.attach_policy(Arc::new(verified));
+        }
+    }
+
     /// The documents that the state names and does not hold.
     pub(crate) fn missing(&self) -> Vec<Hash> {
         let admission = self.admission_hash.filter(|_| self.admission.is_none());
@@ -335,8 +342,7 @@ impl Tenant {
         }
     }
 
-    /// Gives a policy slot its document.
-    pub(crate) fn attach_policy(&mut self, verified: Arc<VerifiedPolicy>) {
+    fn attach_policy(&mut self, verified: Arc<VerifiedPolicy>) {
         let reference = verified.reference();
         let Some(slot) = self.policies.get_mut(&reference.id) else { return };
         if slot.reference != reference {

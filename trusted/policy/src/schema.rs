@@ -173,13 +173,8 @@ fn choices(map: &Map<String, Value>) -> Result<Option<Vec<Value>>, SchemaError> 
     match (map.get("enum"), map.get("const")) {
         (None, None) => Ok(None),
         (None, Some(only)) => Ok(Some(alloc::vec![only.clone()])),
-        (Some(Value::Array(list)), None) if !list.is_empty() => {
-            if list.len() > CHOICES_MAX {
-                Err(SchemaError::TooLarge)
-            } else {
-                Ok(Some(list.clone()))
-            }
-        }
+        (Some(Value::Array(list)), None) if list.len() > CHOICES_MAX => Err(SchemaError::TooLarge),
+        (Some(Value::Array(list)), None) if !list.is_empty() => Ok(Some(list.clone())),
         _ => Err(SchemaError::Malformed),
     }
 }

@@ -120,8 +120,8 @@ pub struct CredentialRule {
     pub least_version: u64,
 }
 
-fn one() -> u64 {
-    1
+fn one<T: From<u8>>() -> T {
+    T::from(1)
 }
 
 /// One upstream.
@@ -360,15 +360,11 @@ pub enum Comparison {
 #[serde(deny_unknown_fields)]
 pub struct ApprovalRule {
     pub approvers: Vec<PersonId>,
-    #[serde(default = "threshold_one")]
+    #[serde(default = "one")]
     pub threshold: u8,
     /// Waiting longer is a denial.
     #[serde(default = "wait_quarter")]
     pub wait_s: u32,
-}
-
-fn threshold_one() -> u8 {
-    1
 }
 
 fn wait_quarter() -> u32 {

@@ -82,33 +82,31 @@ fn octal(digits: &[u8]) -> Result<usize, TarError> {
     })
 }
 
+fn put(block: &mut [u8; BLOCK], at: usize, bytes: &[u8]) {
+    for (slot, byte) in block.iter_mut().skip(at).zip(bytes) {
+        *slot = *byte;
+    }
+}
+
 /// One file's header block (POSIX.1-1988, ustar).
 fn header(name: &str, size: usize) -> Result<[u8; BLOCK], TarError> {
     if !is_name(name) || size > FILE_BYTES_MAX {
         return Err(TarError);
     }
     let mut block = [0; BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| {
-        for (slot, byte) in block.iter_mut().skip(at).zip(bytes) {
-            *slot = *byte;
-        }
-    };
-    put(0, name.as_bytes());
-    put(100, b"0000644");
-    put(108, b"0000000");
-    put(116, b"0000000");
-    put(124, alloc::format!("{size:011o}").as_bytes());
-    put(136, b"00000000000");
-    put(148, b"        ");
-    put(156, b"0");
-    put(257, b"ustar\x0000");
-    put(329, b"0000000");
-    put(337, b"0000000");
+    put(&mut block, 0, name.as_bytes());
+    put(&mut block, 100, b"0000644");
+    put(&mut block, 108, b"0000000");
+    put(&mut block, 116, b"0000000");
+    put(&mut block, 124, alloc::format!("{size:011o}").as_bytes());
+    put(&mut block, 136, b"00000000000");
+    put(&mut block, 148, b"        ");
+    put(&mut block, 156, b"0");
+    put(&mut block, 257, b"ustar\x0000");
+    put(&mut block, 329, b"0000000");
+    put(&mut block, 337, b"0000000");
     let sum = block.iter().fold(0u32, |sum, byte| sum.saturating_add(u32::from(*byte)));
-    let checksum = alloc::format!("{sum:06o}\0 ");
-    for (slot, byte) in block.iter_mut().skip(148).zip(checksum.bytes()) {
-        *slot = byte;
-    }
+    put(&mut block, 148, alloc::format!("{sum:06o}\0 ").as_bytes());
     Ok(block)
 }
 

@@ -204,11 +204,8 @@ impl Records {
 
     /// Times of the tenant's first and last record.
     fn period(&self) -> (Time, Time) {
-        let mut times = self
-            .0
-            .values()
-            .filter(|record| record.about.tenant.is_some())
-            .map(|record| record.time);
+        let own = self.0.values().filter(|record| record.about.tenant.is_some());
+        let mut times = own.map(|record| record.time);
         let first = times.next().unwrap_or(Time::from_ms(0));
         (first, times.next_back().unwrap_or(first))
     }
@@ -365,12 +362,9 @@ fn is_policy(bytes: &[u8], named: &PolicyRef, index: &BundleIndex) -> bool {
 
 fn verify_receipts(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleError> {
     let Parts { index, trust, .. } = parts;
-    let finished: BTreeMap<Hash, &Record> = records
-        .0
-        .values()
-        .filter(|record| record.kind == RecordKind::Finished)
-        .filter_map(|record| Some((record.about.execution_receipt?, record)))
-        .collect();
+    let finished = records.0.values().filter(|record| record.kind == RecordKind::Finished);
+    let with_hash = finished.filter_map(|record| Some((record.about.execution_receipt?, record)));
+    let finished: BTreeMap<Hash, &Record> = with_hash.collect();
     let mut count = 0u64;
     for (kind, bytes) in of_kinds(parts.files) {
         let FileKind::Receipt(execution) = &kind else {
