@@ -256,7 +256,7 @@ fn ended(connection: &Connection, record: &Record) -> Result<(), StoreError> {
         .execute(params![
             execution.as_str(),
             state,
-            about.outcome.map(toani_protocol::record::Outcome::code),
+            about.outcome.map(toani_protocol::record::Outcome::as_str),
             int(record.index),
             int(record.time.ms()),
             about.execution_receipt.as_ref().map(toani_protocol::Hash::as_bytes),

@@ -77,7 +77,7 @@ pub struct ExecutionRow {
     pub started: u64,
     pub started_at: Time,
     pub state: ExecutionState,
-    /// `Outcome::code`.
+    /// `Outcome::as_str`.
     pub outcome: Option<String>,
     pub ended: Option<u64>,
     pub ended_at: Option<Time>,

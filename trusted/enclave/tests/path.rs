@@ -1,4 +1,5 @@
 //! The path of one action, from request to receipt, across restarts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod world;
 
