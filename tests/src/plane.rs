@@ -195,7 +195,16 @@ impl Plane {
     /// Seals the brokerage's token on the owner's side.
     pub fn seal(&self, upstream: &Brokerage, token: &str) -> anyhow::Result<()> {
         let endpoint = format!("127.0.0.1:{}", upstream.port());
-        let arguments = ["credential", "add", "broker", "--endpoint", &endpoint, "--private"];
+        let arguments = [
+            "credential",
+            "add",
+            "broker",
+            "--endpoint",
+            &endpoint,
+            "--private",
+            "--spki",
+            upstream.spki(),
+        ];
         self.toani_with(&arguments, token)?.ok()?;
         Ok(())
     }

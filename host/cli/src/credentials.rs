@@ -10,10 +10,10 @@ use hpke::{
 };
 use serde_json::{Value, json};
 use toani_protocol::{
-    CredentialId, Namespace, canonical,
+    CredentialId, Hash, Namespace, canonical,
     credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
     limits::CREDENTIAL_BYTES_MAX,
-    policy::{Endpoint, Injection},
+    policy::{Endpoint, Injection, TlsTrust},
     sign::{self, Bytes, Label, PublicKey},
     trust::TrustFile,
 };
@@ -50,6 +50,10 @@ pub(crate) struct Add {
     /// Where it may be sent, as HOST or HOST:PORT; may be repeated.
     #[arg(long = "endpoint", required = true)]
     endpoints: Vec<String>,
+    /// SHA-256 of a public key that the endpoints' certificates must have; may be repeated. Without
+    /// it, certificates are verified against the public web's roots.
+    #[arg(long = "spki")]
+    spki: Vec<Hash>,
     /// The endpoints may have private addresses.
     #[arg(long)]
     private: bool,
@@ -98,6 +102,10 @@ async fn put(
         id: add.id,
         version,
         endpoints: endpoints(&add.endpoints, add.private)?,
+        tls: match add.spki.is_empty() {
+            true => TlsTrust::Public,
+            false => TlsTrust::SpkiSha256(add.spki),
+        },
         injection: injection(&add.injection)?,
         rotate: false,
     };

@@ -290,6 +290,7 @@ fn assumed<'a>(policy: &'a Policy, request: &ActionRequest, agent: AgentLevel) -
             version: rule.least_version,
             revoked: false,
             endpoints: std::slice::from_ref(&service.endpoint),
+            tls: &service.tls,
             injection: &auth.injection,
         })
     });

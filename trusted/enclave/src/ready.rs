@@ -76,6 +76,7 @@ impl Ready {
                 version: slot.version,
                 revoked: slot.revoked,
                 endpoints: &header.endpoints,
+                tls: &header.tls,
                 injection: &header.injection,
             })
         });

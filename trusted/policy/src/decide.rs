@@ -8,7 +8,7 @@ use toani_protocol::{
     assurance::{ApprovalLevel, Assurance},
     policy::{
         Action, ApproverKey, Comparison, Condition, Endpoint, Injection, Measure, Person, Policy,
-        QuotaScope, QuotaWindow, Service, Tier,
+        QuotaScope, QuotaWindow, Service, Tier, TlsTrust,
     },
     request::ActionRequest,
     sign::PublicKey,
@@ -41,6 +41,7 @@ pub struct CredentialView<'a> {
     pub version: u64,
     pub revoked: bool,
     pub endpoints: &'a [Endpoint],
+    pub tls: &'a TlsTrust,
     pub injection: &'a Injection,
 }
 
@@ -231,7 +232,8 @@ fn check_credential(
     if view.version < rule.least_version {
         return Err(Reason::CredentialVersion);
     }
-    if !view.endpoints.contains(&service.endpoint) || *view.injection != auth.injection {
+    let sent_there = view.endpoints.contains(&service.endpoint) && service.tls.is_within(view.tls);
+    if !sent_there || *view.injection != auth.injection {
         return Err(Reason::CredentialScope);
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::{
     canonical::{self, CanonicalError},
     ids::{CredentialId, Hash, Namespace, TenantId},
     limits::SEALED_CREDENTIAL_BYTES_MAX,
-    policy::{Endpoint, Injection},
+    policy::{Endpoint, Injection, TlsTrust},
     sign::{Bytes, Label, PublicKey, Signature, SignatureError},
 };
 
@@ -27,6 +27,8 @@ pub struct CredentialHeader {
     pub version: u64,
     /// Where it may be sent.
     pub endpoints: Vec<Endpoint>,
+    /// What these endpoints' certificates are verified against.
+    pub tls: TlsTrust,
     pub injection: Injection,
     /// Whether the enclave may replace the value, as OAuth refresh needs.
     pub rotate: bool,

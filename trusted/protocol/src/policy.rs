@@ -178,6 +178,20 @@ pub enum TlsTrust {
     SpkiSha256(Vec<Hash>),
 }
 
+impl TlsTrust {
+    /// Whether whoever satisfies this satisfies `owner` too. A pin stands for itself, without
+    /// roots: it is within no list but one that holds it.
+    pub fn is_within(&self, owner: &Self) -> bool {
+        match (self, owner) {
+            (Self::Public, Self::Public) => true,
+            (Self::SpkiSha256(pins), Self::SpkiSha256(allowed)) => {
+                pins.iter().all(|pin| allowed.contains(pin))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The credential of a service and where it goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

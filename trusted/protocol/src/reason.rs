@@ -84,7 +84,7 @@ reasons! {
     CredentialMissing = "credential_missing", Policy, "The vault holds no such credential of the owner whom the policy names; its owner must seal and send it.";
     CredentialRevoked = "credential_revoked", Policy, "The credential is revoked; its owner must seal and send a new version.";
     CredentialVersion = "credential_version", Policy, "The vault's version of the credential is older than the least that the policy accepts.";
-    CredentialScope = "credential_scope", Policy, "The credential's owner allows it for other endpoints or another injection than the policy names.";
+    CredentialScope = "credential_scope", Policy, "The credential's owner allows it for other endpoints, other certificates or another injection than the policy names.";
     CredentialChanged = "credential_changed", Policy, "The credential has changed since the token was issued; ask for the action again.";
     TokenRequired = "token_required", Caller, "This action's tier asks for an Action Token; send POST /v1/actions first.";
     TokenInvalid = "token_invalid", Identity, "The token was not issued by this boot of this enclave, or was altered.";

@@ -214,6 +214,9 @@ fn a_credential_goes_where_its_owner_allows() {
         let got = with(&mut world, &|service| service["auth"]["injection"] = other.clone());
         assert_eq!(got, scope, "{other}");
     }
+    // A key of the author's own, for a host that leads the owner's name elsewhere.
+    let pin = json!({"spki_sha256": [toani_protocol::Hash::of(b"the author's key")]});
+    assert_eq!(with(&mut world, &|service| service["tls"] = pin.clone()), scope);
     assert_eq!(with(&mut world, &|_| ()).unwrap(), SECRET.as_bytes());
 }
 

@@ -30,7 +30,7 @@ use toani_protocol::{
     job::{
         JOB_INFO, Job, JobEnd, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob, SealedOutcome,
     },
-    policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy},
+    policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy, TlsTrust},
     record::{ExecutionResult, Record},
     request::{ActionRequest, AgentProof, ReadRequest},
     sign::{self, Bytes, Label, PublicKey, Signed},
@@ -420,6 +420,7 @@ impl World {
                 port: 443,
                 private: false,
             }],
+            tls: TlsTrust::Public,
             injection: Injection::Bearer,
             rotate: false,
         }

@@ -9,7 +9,7 @@ use toani_protocol::{
     Hash, TenantId, Time,
     assurance::{AgentLevel, Assurance, SandboxLevel, Tee},
     canonical::{self, Json},
-    policy::{Endpoint, Injection, Policy, QuotaWindow},
+    policy::{Endpoint, Injection, Policy, QuotaWindow, TlsTrust},
     request::ActionRequest,
     sign::{Label, PublicKey, Signed},
 };
@@ -206,6 +206,7 @@ pub fn decision(policy: &VerifiedPolicy, request: &ActionRequest, around: &Aroun
         version: around.version,
         revoked: false,
         endpoints: &endpoints,
+        tls: &TlsTrust::Public,
         injection: &Injection::Bearer,
     };
     let situation = Situation { assurance: around.assurance, credential: Some(view) };
