@@ -20,7 +20,7 @@ use toani_protocol::{
 use crate::{
     asked::{self, Asked},
     keys::random,
-    life::{Action, Stage},
+    life::{Action, Spent, Stage},
     ready::{Ready, Turn},
     refusals::{self, Refusal},
     state::{Used, credential_ref},
@@ -242,7 +242,6 @@ pub(crate) fn status(
             expires: claims.exp,
         },
         Stage::Denied(reason) => ActionState::Denied { reason: *reason },
-        Stage::Executed(execution) => ActionState::Executed { execution: execution.clone() },
     };
     Ok(ActionStatus { action: id.clone(), state })
 }
@@ -266,6 +265,11 @@ pub(crate) fn check_poll(
 
 pub(crate) fn poll(turn: &mut Turn<'_>, checked: &CheckedPoll) -> Result<Answer, Reason> {
     expire(turn)?;
+    let own = |spent: &&Spent| spent.tenant == checked.tenant && spent.agent == checked.agent;
+    if let Some(spent) = turn.ready.life.spent(&checked.action).filter(own) {
+        let state = ActionState::Executed { execution: spent.execution.clone() };
+        return Ok(Answer::Action(ActionStatus { action: checked.action.clone(), state }));
+    }
     let action = turn.ready.life.action(&checked.action)?;
     if action.asked.request.tenant != checked.tenant || action.asked.request.agent != checked.agent
     {

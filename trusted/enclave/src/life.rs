@@ -2,7 +2,7 @@
 
 use alloc::{
     boxed::Box,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 
@@ -14,7 +14,7 @@ use toani_protocol::{
     approval::Evidence,
     assurance::{ApprovalLevel, Assurance, SandboxLevel},
     job::JobHeader,
-    limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX},
+    limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX, SPENT_ACTIONS_MAX},
     policy::Tier,
     token::Claims,
 };
@@ -35,6 +35,9 @@ pub(crate) struct Life {
     /// Actions by the time at which they can be forgotten or end.
     pub(crate) ends: BTreeSet<(Time, ActionId)>,
     per_agent: BTreeMap<(TenantId, AgentId), usize>,
+    spent: BTreeMap<ActionId, Spent>,
+    /// Spent actions by age.
+    spent_order: VecDeque<ActionId>,
     pub(crate) in_flight: BTreeMap<ExecutionId, InFlight>,
     pub(crate) sandbox: Option<Channel>,
     pub(crate) salts: BTreeMap<TenantId, Salt>,
@@ -70,7 +73,15 @@ pub(crate) enum Stage {
     Waiting,
     Granted(Box<Claims>),
     Denied(Reason),
-    Executed(ExecutionId),
+}
+
+/// What is remembered of an action whose token was redeemed: enough to say so, for as long as there
+/// is room. Forgotten, its token is as void as before.
+#[derive(Debug)]
+pub(crate) struct Spent {
+    pub(crate) tenant: TenantId,
+    pub(crate) agent: AgentId,
+    pub(crate) execution: ExecutionId,
 }
 
 /// An execution that has started in this boot.
@@ -140,21 +151,40 @@ impl Life {
         }
     }
 
+    /// An action's token was redeemed: it no longer counts among its agent's pending ones.
+    pub(crate) fn spend(&mut self, id: &ActionId, execution: &ExecutionId) {
+        let Some(action) = self.remove(id) else { return };
+        if self.spent.len() >= SPENT_ACTIONS_MAX {
+            let oldest = self.spent_order.pop_front();
+            oldest.and_then(|oldest| self.spent.remove(&oldest));
+        }
+        let request = action.asked.request;
+        let (tenant, agent, execution) = (request.tenant, request.agent, execution.clone());
+        self.spent.insert(id.clone(), Spent { tenant, agent, execution });
+        self.spent_order.push_back(id.clone());
+    }
+
+    /// What an action's token became.
+    pub(crate) fn spent(&self, id: &ActionId) -> Option<&Spent> {
+        self.spent.get(id)
+    }
+
     /// Forgets an action.
-    pub(crate) fn remove(&mut self, id: &ActionId) {
-        let Some(action) = self.actions.remove(id) else { return };
+    pub(crate) fn remove(&mut self, id: &ActionId) -> Option<Action> {
+        let action = self.actions.remove(id)?;
         self.ends.remove(&(action.ends_at, id.clone()));
         if self.by_key.get(&action.asked.idempotency) == Some(id) {
             self.by_key.remove(&action.asked.idempotency);
         }
-        let request = action.asked.request;
-        let agent = (request.tenant, request.agent);
+        let request = &action.asked.request;
+        let agent = (request.tenant.clone(), request.agent.clone());
         if let Some(count) = self.per_agent.get_mut(&agent) {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.per_agent.remove(&agent);
             }
         }
+        Some(action)
     }
 }
 

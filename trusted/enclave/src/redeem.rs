@@ -108,6 +108,9 @@ fn redeem(
     claims: &Claims,
     now: Time,
 ) -> Result<RedeemedToken, Reason> {
+    if ready.life.spent(&claims.action_id).is_some() {
+        return Err(Reason::TokenUsed);
+    }
     let action = ready.life.actions.get(&claims.action_id).ok_or(Reason::TokenExpired)?;
     let request = &asked.request;
     if action.asked.request.tenant != request.tenant || action.asked.request.agent != request.agent
@@ -116,7 +119,6 @@ fn redeem(
     }
     match &action.stage {
         Stage::Granted(issued) if **issued == *claims => {}
-        Stage::Executed(_) => return Err(Reason::TokenUsed),
         Stage::Denied(reason) => return Err(*reason),
         Stage::Granted(_) | Stage::Waiting => return Err(Reason::TokenInvalid),
     }
@@ -214,9 +216,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
     };
     let about = about(&execution, &flight);
     let index = turn.write(RecordKind::Started, about, Some(sealed))?;
-    if let Some(action) = turn.ready.life.actions.get_mut(&redeemed.action) {
-        action.stage = Stage::Executed(execution.clone());
-    }
+    turn.ready.life.spend(&redeemed.action, &execution);
     turn.ready.life.in_flight.insert(execution.clone(), flight);
     Ok(Answer::Redeemed(Redeemed {
         action: redeemed.action,

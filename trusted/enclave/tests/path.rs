@@ -199,3 +199,20 @@ fn the_log_is_one_chain_under_one_key() {
     let checkpoint = toani_audit::checkpoint::Checkpoint::verify(&note, ORIGIN, &key).unwrap();
     assert_eq!(checkpoint.size, world.log.len() as u64);
 }
+
+/// An agent's budget of pending actions is for those that are pending.
+#[test]
+fn what_was_executed_is_not_pending() {
+    let mut world = World::new();
+    for i in 0..=toani_protocol::limits::PENDING_ACTIONS_PER_AGENT_MAX {
+        // The quota passes with time, and no tick tells the enclave so.
+        world.now = world.now.plus_ms(2_000);
+        let request = world.request("read_balance", json!({"account": "x"}), &format!("k{i}"));
+        let status = world.decide(&request).unwrap();
+        let ActionState::Token { token, .. } = status.state else { panic!() };
+        let redeemed = world.redeem(Some(&token), &request).unwrap();
+        world.run(&redeemed, &answered(200, json!({"balance": 1})));
+        let state = world.poll(&status.action).unwrap();
+        assert_eq!(state, ActionState::Executed { execution: redeemed.execution });
+    }
+}

@@ -68,6 +68,8 @@ pub const POLICIES_MAX: usize = 10_000;
 pub const CREDENTIALS_MAX: usize = 100_000;
 pub const PENDING_ACTIONS_MAX: usize = 20_000;
 pub const PENDING_ACTIONS_PER_AGENT_MAX: usize = 1_000;
+/// Redeemed tokens of this boot that are still told apart from expired ones.
+pub const SPENT_ACTIONS_MAX: usize = 100_000;
 pub const OPEN_EXECUTIONS_MAX: usize = 4_096;
 pub const IDEMPOTENCY_KEYS_MAX: usize = 500_000;
 pub const QUOTA_WINDOWS_MAX: usize = 200_000;
