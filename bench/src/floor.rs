@@ -41,8 +41,7 @@ impl Floor {
     pub(crate) fn run(&self, at_once: usize) -> anyhow::Result<()> {
         self.commit(at_once)?;
         let outcomes: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..at_once).map(|_| scope.spawn(|| self.process())).collect();
+            let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(|| self.process())).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread of the floor died")))

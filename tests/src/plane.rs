@@ -312,7 +312,8 @@ pub fn descendants(pid: u32) -> anyhow::Result<Vec<(u32, String)>> {
         // A process may end while it is looked at.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
         if let Some((head, tail)) = stat.rsplit_once(')') {
-            let parent = tail.split_whitespace().nth(1).and_then(|parent| parent.parse::<u32>().ok());
+            let parent =
+                tail.split_whitespace().nth(1).and_then(|parent| parent.parse::<u32>().ok());
             let name = head.split_once('(').map(|(_, name)| name.to_owned());
             if let (Some(parent), Some(name)) = (parent, name) {
                 all.push((child, parent, name));

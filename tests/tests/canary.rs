@@ -82,7 +82,8 @@ fn memory_holds(pid: u32) -> bool {
     let Ok(mut memory) = fs::File::open(format!("/proc/{pid}/mem")) else { return false };
     let mut searched = 0_u64;
     for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+        let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-'))
+        else {
             continue;
         };
         let (from, to) =

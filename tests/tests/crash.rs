@@ -60,7 +60,8 @@ impl World {
     /// Brings the plane back, whatever is gone.
     fn recover(&mut self) {
         until("the plane is back", || {
-            let ready = self.plane.toani(&["status"])?.value.get("ready") == Some(&Value::Bool(true));
+            let ready =
+                self.plane.toani(&["status"])?.value.get("ready") == Some(&Value::Bool(true));
             if !ready && !self.plane.runs()? {
                 self.plane.serve()?;
             }
@@ -155,8 +156,9 @@ fn the_connector_is_killed() {
 #[test]
 fn killed_while_the_upstream_acts() {
     let mut world = World::new(1500);
-    for (i, victim) in
-        ["toani", "toani-enclave", "toani-sandbox", LAUNCHER, "toani-connector"].into_iter().enumerate()
+    for (i, victim) in ["toani", "toani-enclave", "toani-sandbox", LAUNCHER, "toani-connector"]
+        .into_iter()
+        .enumerate()
     {
         let orders = u64::try_from(i).unwrap() + 1;
         let key = format!("act-{victim}");
