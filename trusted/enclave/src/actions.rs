@@ -285,15 +285,17 @@ pub(crate) fn statement(ready: &Ready, id: &ActionId) -> Result<Answer, Reason> 
     Ok(Answer::Statement { statement: statement.clone() })
 }
 
-/// Ends a wait or voids a token.
+/// Ends a wait or voids a token. `kept` names the signed denial, where there is one.
 pub(crate) fn deny(
     turn: &mut Turn<'_>,
     id: &ActionId,
     reason: Reason,
     kind: RecordKind,
+    kept: About,
 ) -> Result<(), Reason> {
     let action = turn.ready.life.action(id)?;
-    let about = About { reason: Some(reason), ..about(turn.ready, id, action) };
+    let About { hitl_proof, blob, .. } = kept;
+    let about = About { reason: Some(reason), hitl_proof, blob, ..about(turn.ready, id, action) };
     turn.write(kind, about, None)?;
     if let Some(action) = turn.ready.life.actions.get_mut(id) {
         action.stage = Stage::Denied(reason);
@@ -313,7 +315,7 @@ pub(crate) fn revoke_token(
     if action.asked.request.tenant != tenant || !open {
         return Err(Reason::ActionNotFound);
     }
-    deny(turn, id, Reason::TokenRevoked, RecordKind::TokenRevoked)?;
+    deny(turn, id, Reason::TokenRevoked, RecordKind::TokenRevoked, About::default())?;
     Ok(Answer::Done)
 }
 
@@ -329,7 +331,7 @@ pub(crate) fn expire(turn: &mut Turn<'_>) -> Result<(), Reason> {
         let action = turn.ready.life.action(&id);
         let waits = action.is_ok_and(|action| matches!(action.stage, Stage::Waiting));
         if waits {
-            deny(turn, &id, Reason::ApprovalExpired, RecordKind::Denied)?;
+            deny(turn, &id, Reason::ApprovalExpired, RecordKind::Denied, About::default())?;
         } else {
             turn.ready.life.remove(&id);
         }

@@ -71,7 +71,8 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: Endorsement) -> Result<Answer,
         return Err(Reason::ApprovalNotOpen);
     }
     if checked.evidence.verdict == Verdict::Deny {
-        actions::deny(turn, &id, Reason::ApprovalDenied, RecordKind::Denied)?;
+        let kept = keep(turn, &id, &[&checked.evidence])?;
+        actions::deny(turn, &id, Reason::ApprovalDenied, RecordKind::Denied, kept)?;
         return Ok(Answer::Approval { status: ApprovalStatus::Denied });
     }
     let person = &checked.evidence.person;
@@ -94,19 +95,17 @@ pub(crate) fn apply(turn: &mut Turn<'_>, checked: Endorsement) -> Result<Answer,
 /// Enough persons approved: keeps their evidence and readies the token.
 fn approve(turn: &mut Turn<'_>, id: &ActionId) -> Result<(), Reason> {
     let action = turn.ready.life.actions.get(id).ok_or(Reason::Internal)?;
-    let evidence: Vec<&Evidence> =
-        action.endorsements.iter().map(|endorsement| &endorsement.evidence).collect();
-    let evidence = canonical::encode(&evidence).map_err(|_| Reason::Internal)?;
-    let proof = Hash::of_labelled("toani/v1/hitl-proof", &evidence);
-    let bound: [&[u8]; 2] = [b"toani/v1/evidence", id.as_str().as_bytes()];
-    let sealed = turn.ready.keys.seal(&bound, &evidence)?;
-    let claims = actions::claims(turn.ready, id, action, Some(proof), turn.now, turn.rng);
+    let evidence: Vec<Evidence> =
+        action.endorsements.iter().map(|endorsement| endorsement.evidence.clone()).collect();
+    let kept = keep(turn, id, &evidence.iter().collect::<Vec<_>>())?;
+    let action = turn.ready.life.actions.get(id).ok_or(Reason::Internal)?;
+    let claims = actions::claims(turn.ready, id, action, kept.hitl_proof, turn.now, turn.rng);
     let about = About {
-        hitl_proof: Some(proof),
+        hitl_proof: kept.hitl_proof,
+        blob: kept.blob,
         jti: Some(token::jti_hash(&claims.jti)),
         ..actions::about(turn.ready, id, action)
     };
-    let about = About { blob: Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS))), ..about };
     turn.write(RecordKind::Approved, about, None)?;
     let ends_at = claims.exp;
     if let Some(action) = turn.ready.life.actions.get_mut(id) {
@@ -114,6 +113,16 @@ fn approve(turn: &mut Turn<'_>, id: &ActionId) -> Result<(), Reason> {
     }
     turn.ready.life.move_end(id, ends_at);
     Ok(())
+}
+
+/// Keeps what people signed, sealed, for those who may be told later; a record names it.
+fn keep(turn: &mut Turn<'_>, id: &ActionId, evidence: &[&Evidence]) -> Result<About, Reason> {
+    let evidence = canonical::encode(evidence).map_err(|_| Reason::Internal)?;
+    let hitl_proof = Some(Hash::of_labelled("toani/v1/hitl-proof", &evidence));
+    let bound: [&[u8]; 2] = [b"toani/v1/evidence", id.as_str().as_bytes()];
+    let sealed = turn.ready.keys.seal(&bound, &evidence)?;
+    let blob = Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS)));
+    Ok(About { hitl_proof, blob, ..About::default() })
 }
 
 /// The weakest approval that counted.

@@ -87,6 +87,8 @@ fn one_denial_is_final() {
     let statement = world.statement(&status.action);
     let no = Gesture::new(40, true).evidence("anna", &statement, Verdict::Deny);
     assert_eq!(world.approve(&no), Ok(ApprovalStatus::Denied));
+    let about = world.last_record().about;
+    assert!(about.hitl_proof.is_some() && world.blobs.contains_key(&about.blob.unwrap()));
     let yes = Gesture::new(41, false).evidence("ben", &statement, Verdict::Approve);
     assert_eq!(world.approve(&yes), Err(Reason::ApprovalNotOpen));
     let state = world.poll(&status.action).unwrap();
