@@ -27,7 +27,7 @@ pub fn write(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>, TarError> {
     Ok(out)
 }
 
-/// Reads the files. What this accepts is, byte for byte, what [`write`] makes of it.
+/// Reads the files. What this accepts is, byte for byte, what [`write()`] makes of it.
 pub fn parse(archive: &[u8]) -> Result<BTreeMap<&str, &[u8]>, TarError> {
     let mut files = BTreeMap::new();
     let mut rest = archive;
