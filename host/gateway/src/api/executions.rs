@@ -1,5 +1,7 @@
 //! `/v1/executions`: a token is redeemed, and its result told again.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{Path, Query, Request, State},
@@ -22,6 +24,9 @@ use crate::{
     pipeline::{self, Executed},
     problem::Problem,
 };
+
+/// A record that is on its way is in the log within this time.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Says that nothing was done for this answer: the same request came before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -115,6 +120,26 @@ pub(super) async fn look(
     Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
 }
 
+/// A blob that the enclave has named. Its record may be on its way to the log just now, and the
+/// blob with it: then a commit brings it.
+async fn kept(api: &Api, blob: Hash) -> Result<Vec<u8>, Problem> {
+    let mut commits = api.plane.log().commits();
+    let found = async {
+        loop {
+            // The lists and the blobs are written in one order: what is listed is kept.
+            api.plane.lists_are_current().await;
+            let found = api.plane.keep().blob(blob).await.map_err(|_| Problem::busy())?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+            commits.changed().await.map_err(|_| Problem::busy())?;
+        }
+    };
+    // Deleted after its time, or never written: no commit will bring it.
+    let lost = |_| Problem::from(Reason::ExecutionNotFound);
+    tokio::time::timeout(KEPT_WITHIN, found).await.map_err(lost)?
+}
+
 /// The enclave opens a sealed result for whom it belongs to.
 async fn open(
     api: &Api,
@@ -122,12 +147,8 @@ async fn open(
     blob: Hash,
     read: Read,
 ) -> Result<Vec<u8>, Problem> {
-    let sealed = api.plane.keep().blob(blob).await.map_err(|_| Problem::busy())?;
-    let command = Command::Open {
-        execution: execution.clone(),
-        blob: sealed.ok_or(Reason::ExecutionNotFound)?,
-        read,
-    };
+    let blob = kept(api, blob).await?;
+    let command = Command::Open { execution: execution.clone(), blob, read };
     match api.plane.answer(command).await? {
         Answer::Result { result } => Ok(result),
         _ => Err(api.plane.broken()),
