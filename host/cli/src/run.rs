@@ -7,7 +7,7 @@ use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
 use toani_protocol::{
-    ActionName, AgentId, BootId, Hash, ServiceId, TenantId, Time, UserId,
+    ActionName, AgentId, BootId, Hash, Reason, ServiceId, TenantId, Time, UserId,
     canonical::{self, Json},
     limits::REQUEST_BYTES_MAX,
     record::{ExecutionResult, Receipt},
@@ -185,7 +185,7 @@ pub(crate) async fn run(
     let request = caller.request(&command)?;
     let token = match &command.token {
         Some(token) => token.clone(),
-        None => match token(&caller, &request, &command, client, output).await? {
+        None => match token(&caller, &request, &command, home, client, output).await? {
             Asked::Token(token) => token,
             Asked::Executed(id) => {
                 let result = caller.execution(client, &id).await?;
@@ -217,6 +217,7 @@ async fn token(
     caller: &Caller,
     request: &ActionRequest,
     command: &Run,
+    home: &Home,
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<Asked> {
@@ -250,8 +251,20 @@ async fn token(
             return Err(Failure::Waited(format!("{id} still waits for people")).into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
-        action = caller.action(client, &id).await?;
+        action = match caller.action(client, &id).await {
+            // A signed look names its boot, and there is another one now.
+            Err(error) if is_of_another_boot(&error) => {
+                let caller = Caller::new(home, client, command.agent.clone()).await?;
+                caller.action(client, &id).await?
+            }
+            action => action?,
+        };
     }
+}
+
+fn is_of_another_boot(error: &anyhow::Error) -> bool {
+    let failure = error.downcast_ref::<Failure>();
+    failure.is_some_and(|failure| failure.code() == Reason::RequestBoot.code())
 }
 
 fn told(result: &Value, home: &Home, output: &Output) -> anyhow::Result<()> {

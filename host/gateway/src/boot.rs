@@ -1,6 +1,6 @@
 //! From a data folder to a working plane, and an instance's birth.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use toani_audit_log::{AuditLog, OpenError, Options, ReadError};
 use toani_enclave_host::{EnclaveHost, EnclaveLost, StartError, now};
@@ -8,7 +8,7 @@ use toani_protocol::{
     Hash, Reason, TenantId,
     instance::{Manifest, ManifestError},
     limits::{DOCUMENT_BYTES_MAX, MESSAGE_BYTES_MAX},
-    wire::{Answer, Command, Effect, Facts, Reply},
+    wire::{Answer, Command, Effect, Facts},
 };
 use tokio::sync::oneshot;
 
@@ -81,13 +81,7 @@ pub async fn birth(enclave_program: &Path, data: &Path) -> Result<Facts, BootErr
     };
     keep.folder().put_root(&sealed_root)?;
     ask(&enclave, "an empty log", Command::ReplayEnd).await?;
-    let facts = start(&enclave, &log, &keep, &parsed).await?;
-    if let Answer::Checkpoint { size, note } =
-        ask(&enclave, "its first commit", Command::Durable { size: facts.size }).await?
-    {
-        log.put_checkpoint(size, &note).map_err(failed("cannot keep the first checkpoint"))?;
-    }
-    Ok(facts)
+    start(&enclave, &log, &keep, &parsed).await
 }
 
 /// Opens everything and boots the enclave over what the log says. Also returns how many of the
@@ -121,6 +115,7 @@ pub(crate) async fn boot(
         facts,
         manifest,
         executions_at_once: config.executions_at_once,
+        outcome_wait: Duration::from_millis(config.outcome_ms_max),
         alive,
     });
     Ok((Arc::new(plane), listed))
@@ -195,8 +190,7 @@ async fn start(
 ) -> Result<Facts, BootError> {
     let salts: Vec<(TenantId, Vec<u8>)> = keep.salts(now().day()).await?;
     let reply = enclave.call(Command::Start { salts }).await?;
-    let Reply { effects, answer } = reply;
-    let facts = match answer {
+    let facts = match reply.answer {
         Ok(Answer::Started(facts)) => facts,
         Ok(_) => return Err(BootError::Answer("the start")),
         Err(reason) => {
@@ -205,6 +199,26 @@ async fn start(
     };
     log.expect_signer(&manifest.log_origin, facts.chain_key)
         .map_err(failed("cannot start verifying the log"))?;
+    let mut effects = reply.effects;
+    // What boots before left pending ends some at a time; nothing else can happen yet.
+    while !effects.is_empty() {
+        carry_out(enclave, log, keep, effects).await?;
+        let reply = enclave.call(Command::Tick).await?;
+        reply
+            .answer
+            .map_err(|reason| BootError::Refused { step: "to end what was left", reason })?;
+        effects = reply.effects;
+    }
+    Ok(facts)
+}
+
+/// Carries out effects, and tells the enclave when they are durable.
+async fn carry_out(
+    enclave: &EnclaveHost,
+    log: &AuditLog,
+    keep: &Keep,
+    effects: Vec<Effect>,
+) -> Result<(), BootError> {
     let mut leaves = Vec::new();
     for effect in effects {
         match effect {
@@ -217,12 +231,18 @@ async fn start(
             Effect::PutSalt { tenant, day, wrapped } => keep.put_salt(tenant, day, wrapped).await?,
         }
     }
+    let size = leaves.last().map_or(log.size(), |(index, _): &(u64, Vec<u8>)| index + 1);
     // What a crash left open may be more than one window of the log.
     for some in leaves.chunks(BATCH_COUNT_MAX) {
         log.append_all(some.to_vec()).await?;
     }
-    log.durable(facts.size).await?;
-    Ok(facts)
+    log.durable(size).await?;
+    if let Answer::Checkpoint { size, note } =
+        ask(enclave, "a commit", Command::Durable { size }).await?
+    {
+        log.put_checkpoint(size, &note).map_err(failed("cannot keep a checkpoint"))?;
+    }
+    Ok(())
 }
 
 async fn ask(

@@ -117,6 +117,21 @@ impl Keep {
         self.read(move |store| store.salts_of_day(day)).await
     }
 
+    pub(crate) async fn action(&self, id: ActionId) -> Result<Option<ActionRow>, KeepError> {
+        self.read(move |store| store.action(&id)).await
+    }
+
+    /// The execution that began with this record.
+    pub(crate) async fn execution_started(
+        &self,
+        tenant: TenantId,
+        index: u64,
+    ) -> Result<Option<ExecutionRow>, KeepError> {
+        let before = index.saturating_add(1);
+        let rows = self.read(move |store| store.executions(Some(&tenant), Some(before), 1));
+        Ok(rows.await?.pop().filter(|row| row.started == index))
+    }
+
     pub(crate) async fn execution(
         &self,
         id: ExecutionId,

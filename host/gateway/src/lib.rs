@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::{BootId, wire::Command};
+use toani_protocol::{BootId, limits::OUTCOME_WAIT_MS_MAX, wire::Command};
 use tokio::sync::{oneshot, watch};
 
 pub use crate::{
@@ -75,6 +75,8 @@ pub struct Config {
     pub rate_per_agent: Rate,
     /// Requests of one address, whoever they claim to be from.
     pub rate_per_peer: Rate,
+    /// How long a supervisor may take to say how an execution ended; then nobody knows.
+    pub outcome_ms_max: u64,
     /// How long running executions may take to end when the plane is stopped.
     pub stop_ms_max: u64,
 }
@@ -91,6 +93,7 @@ impl Config {
             executions_at_once: 64,
             rate_per_agent: Rate { per_second: 1_000, burst: 2_000 },
             rate_per_peer: Rate { per_second: 5_000, burst: 10_000 },
+            outcome_ms_max: OUTCOME_WAIT_MS_MAX,
             stop_ms_max: 30_000,
         }
     }

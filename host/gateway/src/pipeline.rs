@@ -3,13 +3,13 @@
 //! Whoever asks may go away at any time: what is written here runs in a task of its own, to its
 //! definite end.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use toani_enclave_host::now;
 use toani_protocol::{
     ExecutionId, Reason, canonical,
     job::SealedOutcome,
-    limits::{EVIDENCE_RETENTION_MS, OUTCOME_WAIT_MS_MAX},
+    limits::EVIDENCE_RETENTION_MS,
     record::ExecutionResult,
     wire::{ActionStatus, Answer, Command, Earlier, Finished, Read, Redeemed},
 };
@@ -85,9 +85,8 @@ async fn run(plane: &Arc<Plane>, redeemed: &Redeemed) -> Result<Finished, Ended>
         }
     };
     // 9 and 10. A new container acts, and dies; the supervisor scrubs and seals what it says.
-    let limit = Duration::from_millis(OUTCOME_WAIT_MS_MAX);
     let outcome = tokio::select! {
-        outcome = plane.sandbox().run(job, limit) => outcome,
+        outcome = plane.sandbox().run(job, plane.outcome_wait()) => outcome,
         _ = plane.failed() => None,
     };
     // 11 and 12. Receipt and record `finished`; the answer waits until that is durable.

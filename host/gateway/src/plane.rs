@@ -41,6 +41,8 @@ pub(crate) struct Plane {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     running_max: u32,
+    /// Longest wait for an outcome.
+    outcome_wait: Duration,
     /// Dropped with the plane: then log and data folder are free again.
     _alive: oneshot::Sender<()>,
 }
@@ -62,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) facts: Facts,
     pub(crate) manifest: Vec<u8>,
     pub(crate) executions_at_once: u32,
+    pub(crate) outcome_wait: Duration,
     pub(crate) alive: oneshot::Sender<()>,
 }
 
@@ -82,6 +85,7 @@ impl Plane {
             running: Arc::new(Semaphore::new(running)),
             waiting: Arc::new(Semaphore::new(EXECUTIONS_WAITING_MAX)),
             running_max: parts.executions_at_once,
+            outcome_wait: parts.outcome_wait,
             _alive: parts.alive,
         }
     }
@@ -108,6 +112,10 @@ impl Plane {
 
     pub(crate) fn admitted(&self) -> &Notify {
         &self.admitted
+    }
+
+    pub(crate) fn outcome_wait(&self) -> Duration {
+        self.outcome_wait
     }
 
     pub(crate) fn enclave(&self) -> &EnclaveHost {

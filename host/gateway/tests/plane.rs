@@ -183,3 +183,77 @@ async fn many_at_once_are_each_answered_once() {
     let plane = std::sync::Arc::into_inner(plane).unwrap();
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
+
+/// More than the enclave ends in one step. Every one has a definite end after the restart, for its
+/// agent and for its approvers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_ends_with_its_boot_and_says_so() {
+    const EACH: usize = 550;
+    let instance = Instance::born().await;
+    let plane = std::sync::Arc::new(Running::start(instance.config()).await);
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let mut asking = tokio::task::JoinSet::new();
+    let at_once = std::sync::Arc::new(tokio::sync::Semaphore::new(64));
+    for n in 0..2 * EACH {
+        let (plane, at_once) = (plane.clone(), at_once.clone());
+        asking.spawn(async move {
+            let _place = at_once.acquire().await.unwrap();
+            let agent = if n % 2 == 0 { "simple" } else { "other" };
+            let mut request = request("buy");
+            request["agent"] = json!(agent);
+            let asked = post(&plane, "/v1/actions", &format!("k{n}"), &request).await;
+            assert_eq!(asked.status, 202, "{asked:?}");
+            (agent, asked.json()["action_id"].as_str().unwrap().to_owned())
+        });
+    }
+    let pending = asking.join_all().await;
+    let with_token = post(&plane, "/v1/actions", "token", &request("look")).await.json();
+    let asked = post(&plane, "/v1/actions", "spent", &request("look")).await.json();
+    let redeem = json!({"token": asked["token"], "request": request("look")});
+    let spent = post(&plane, "/v1/executions", "spent", &redeem).await;
+    assert_eq!(spent.status, 200, "{spent:?}");
+    let plane = std::sync::Arc::into_inner(plane).unwrap();
+    assert_eq!(plane.stop().await, Exit::Stopped);
+
+    let plane = Running::start(instance.config()).await;
+    let headers = with_key("x");
+    let read = [(headers[0].0, headers[0].1.as_str())];
+    let path =
+        |agent: &str, id: &str| format!("/v1/actions/{id}?tenant={}&agent={agent}", tenant());
+    for (agent, id) in pending.iter().step_by(97) {
+        let looked = plane.ask("GET", &path(agent, id), &read, None).await;
+        assert_eq!(looked.status, 200, "{looked:?}");
+        let (state, reason) = (looked.json()["state"].clone(), looked.json()["reason"].clone());
+        assert_eq!((state, reason), (json!("ended"), json!("boot_ended")));
+        assert!(looked.json()["detail"].as_str().unwrap().ends_with('.'), "{looked:?}");
+        let shown = plane.ask("GET", &format!("/v1/approvals/{id}"), &[], None).await;
+        assert_eq!((shown.status, shown.code().as_str()), (503, "boot_ended"), "{shown:?}");
+        // It is its agent's alone, with its key.
+        let other = if *agent == "simple" { "other" } else { "simple" };
+        let looked = plane.ask("GET", &path(other, id), &read, None).await;
+        assert_eq!(looked.code(), "action_not_found", "{looked:?}");
+        let wrong = [("Authorization", "Bearer wrong")];
+        let looked = plane.ask("GET", &path(agent, id), &wrong, None).await;
+        assert_eq!(looked.code(), "agent_proof", "{looked:?}");
+    }
+    let id = with_token["action_id"].as_str().unwrap();
+    let looked = plane.ask("GET", &path("simple", id), &read, None).await;
+    assert_eq!(looked.json()["reason"], "boot_ended", "{looked:?}");
+    let shown = plane.ask("GET", &format!("/v1/approvals/{id}"), &[], None).await;
+    assert_eq!(shown.code(), "boot_ended", "{shown:?}");
+    // What was redeemed did not end with the boot.
+    let id = asked["action_id"].as_str().unwrap();
+    let looked = plane.ask("GET", &path("simple", id), &read, None).await;
+    assert_eq!(looked.json()["state"], "executed", "{looked:?}");
+    assert_eq!(looked.json()["execution_id"], spent.json()["execution_id"], "{looked:?}");
+
+    // A stranger reads the same in the records, one for each.
+    let wanted = json!({"tenant": tenant()});
+    let bundle = plane.administer("POST", "/admin/v1/audit/export", Some(&wanted)).await;
+    toani_audit::bundle::verify(&bundle.body, &trust(&plane).await).unwrap();
+    let ends = bundle.body.windows(10).filter(|word| word == b"boot_ended").count();
+    assert_eq!(ends, 2 * EACH + 1);
+    let waits = plane.administer("GET", "/admin/v1/approvals", None).await.json();
+    assert_eq!(waits["approvals"], json!([]));
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}

@@ -6,8 +6,9 @@
 mod common;
 
 use common::{Instance, Running, policy, request, with_key};
+use rustix::process::Signal;
 use serde_json::json;
-use toani_gateway::Exit;
+use toani_gateway::{Config, Exit};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_goes_away_the_execution_ends() {
@@ -47,5 +48,18 @@ async fn whoever_goes_away_the_execution_ends() {
     drop(stream);
     let plane = Running::start(instance.config()).await;
     plane.until_execution("outcome", "timed_out").await;
+    assert_eq!(plane.stop().await, Exit::Stopped);
+
+    // The supervisor is there and says nothing: the wait for an outcome ends by itself.
+    let patient = instance.config();
+    let plane = Running::start(Config { outcome_ms_max: 500, ..patient }).await;
+    plane.until("/readyz", 200).await;
+    common::signal_child("toani-sandbox", "supervise", Signal::STOP);
+    let headers = [headers[0], ("Idempotency-Key", "silent")];
+    let answer = plane.ask("POST", "/v1/executions", &headers, Some(&request("look"))).await;
+    assert_eq!(answer.json()["outcome"], json!("unknown"), "{answer:?}");
+    plane.until_execution("state", "finished").await;
+    plane.until_execution("outcome", "unknown").await;
+    common::signal_child("toani-sandbox", "supervise", Signal::CONT);
     assert_eq!(plane.stop().await, Exit::Stopped);
 }

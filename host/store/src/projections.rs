@@ -53,11 +53,11 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
             | RecordKind::Refusals => {}
         }
     }
-    // Tokens and waits die with the boot, whether or not a record says so of each.
+    // Tokens and waits die with the boot. Of those that were not over by then, records say so too.
     if record.kind == RecordKind::Boot {
         connection
             .prepare_cached(
-                "UPDATE actions SET state = 'ended', since = ?1
+                "UPDATE actions SET state = 'ended', reason = 'boot_ended', since = ?1
                  WHERE state IN ('allowed', 'waiting', 'approved')",
             )?
             .execute([int(record.index)])?;
@@ -237,7 +237,7 @@ fn started(connection: &Connection, record: &Record, tenant: &TenantId) -> Resul
     action_state(connection, record, "executed")
 }
 
-/// `Ended` without an execution is a pending approval that the boot before left behind.
+/// `Ended` without an execution is a wait or a token that the boot before left behind.
 fn ended(connection: &Connection, record: &Record) -> Result<(), StoreError> {
     let about = &record.about;
     let Some(execution) = &about.execution_id else {

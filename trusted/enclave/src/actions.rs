@@ -74,6 +74,9 @@ fn again(ready: &Ready, id: &ActionId, asked: &Asked) -> Result<Answer, Reason> 
 
 fn allow(turn: &mut Turn<'_>, asked: Asked) -> Result<ActionStatus, Reason> {
     turn.ready.chain.room(RecordKind::Allowed)?;
+    if !turn.ready.state.has_room_to_wait() {
+        return Err(Reason::Busy);
+    }
     let (granted, credential) = turn.ready.granted(&asked, turn.now)?;
     let (plan_nonce, params_nonce) = (Hash::new(random(turn.rng)), Hash::new(random(turn.rng)));
     let rendered = asked.render(plan_nonce, params_nonce)?;

@@ -6,7 +6,7 @@ use rand_core::CryptoRng;
 use toani_audit::chain::Links;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, Time, canonical,
+    ActionId, AgentId, BootId, Hash, Reason, TenantId, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
     limits::{DOCUMENT_BYTES_MAX, TENANTS_MAX},
     policy::Policy,
@@ -186,7 +186,7 @@ impl Replaying {
         }
     }
 
-    /// Begins the boot: writes its record, and ends what the boot before left open.
+    /// Begins the boot: writes its record, and ends the executions that the boot before left open.
     pub(crate) fn start(
         self,
         salts: &[(TenantId, Vec<u8>)],
@@ -225,6 +225,9 @@ impl Replaying {
     }
 }
 
+/// Pending actions that end at once: their records fit into one reply.
+const LEFT_AT_ONCE_MAX: usize = 1_024;
+
 /// Executions that were open when the boot before ended: what happened is not known, and nothing
 /// is retried.
 fn end_left_open(turn: &mut Turn<'_>) -> Result<(), Reason> {
@@ -232,16 +235,38 @@ fn end_left_open(turn: &mut Turn<'_>) -> Result<(), Reason> {
         turn.ready.state.open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
     for (execution, open) in left {
         let about = About {
-            tenant: Some(open.tenant),
-            agent: Some(open.agent),
-            action_id: Some(open.action),
             execution_id: Some(execution),
             outcome: Some(Outcome::Unknown),
-            reason: Some(Reason::BootEnded),
-            ..About::default()
+            ..left_behind(open.tenant, open.agent, open.action)
         };
         let sealed = SealedField::Finished { give_back: false };
         turn.write(RecordKind::Ended, about, Some(sealed))?;
     }
     Ok(())
+}
+
+/// Actions that waited or had a token when the boot before ended, which voids them. In bounded
+/// steps: the host calls again, and what is left when it does not is left to the next boot.
+pub(crate) fn end_left_pending(turn: &mut Turn<'_>) -> Result<(), Reason> {
+    let left = turn.ready.state.left.iter().take(LEFT_AT_ONCE_MAX);
+    let left: Vec<_> = left.map(|(id, pending)| (id.clone(), pending.clone())).collect();
+    for (action, pending) in left {
+        // The room that is kept for ends is for those of executions.
+        if turn.ready.chain.room(RecordKind::Boot).is_err() {
+            break;
+        }
+        let about = left_behind(pending.tenant, pending.agent, action);
+        turn.write(RecordKind::Ended, about, None)?;
+    }
+    Ok(())
+}
+
+fn left_behind(tenant: TenantId, agent: AgentId, action: ActionId) -> About {
+    About {
+        tenant: Some(tenant),
+        agent: Some(agent),
+        action_id: Some(action),
+        reason: Some(Reason::BootEnded),
+        ..About::default()
+    }
 }

@@ -241,6 +241,7 @@ fn plain(turn: &mut Turn<'_>, command: Command) -> Result<Answer, Reason> {
         Command::Abort { execution, reason } => finish::abort(turn, &execution, reason),
         Command::Durable { size } => turn.ready.durable(size),
         Command::Tick => {
+            boot::end_left_pending(turn)?;
             actions::expire(turn)?;
             refusals::flush(turn)?;
             Ok(Answer::Done)

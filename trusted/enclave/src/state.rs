@@ -17,9 +17,12 @@ use toani_protocol::{
     Time,
     credential::CredentialHeader,
     instance::VerifiedAdmission,
-    limits::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_LIFE_MS, QUOTA_WINDOWS_MAX},
+    limits::{
+        IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_LIFE_MS, PENDING_ACTIONS_MAX, QUOTA_WINDOWS_MAX,
+        TOKEN_LIFE_MS_MAX,
+    },
     policy::QuotaWindow,
-    record::{CredentialRef, Outcome, PolicyRef, Record, RecordKind},
+    record::{About, CredentialRef, Outcome, PolicyRef, Record, RecordKind},
     sign::PublicKey,
 };
 
@@ -36,7 +39,7 @@ pub(crate) enum SealedField {
     Finished { give_back: bool },
 }
 
-/// How often a crowded table of quotas is searched for what is over.
+/// How often a crowded table is searched for what is over.
 const SWEEP_MS: u64 = 1000;
 
 /// A record that does not continue the state that the records before it made.
@@ -54,6 +57,10 @@ pub(crate) struct State {
     pub(crate) admission: Option<Arc<VerifiedAdmission>>,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) open: BTreeMap<ExecutionId, Open>,
+    /// Actions of this boot that wait for people or have a token.
+    pending: BTreeMap<ActionId, Pending>,
+    /// What boots before left pending, until a record ends it.
+    pub(crate) left: BTreeMap<ActionId, Pending>,
     idempotency: BTreeMap<Hash, Used>,
     /// Idempotency keys by age.
     used_order: VecDeque<(Time, Hash)>,
@@ -111,6 +118,21 @@ pub(crate) struct Open {
     uses: Vec<QuotaUse>,
 }
 
+/// An action that waits or has a token, neither redeemed nor ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub(crate) tenant: TenantId,
+    pub(crate) agent: AgentId,
+    /// When its token is void by itself. A wait ends in a record, however long it takes.
+    expires: Option<Time>,
+}
+
+impl Pending {
+    fn is_over(&self, now: Time) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
+    }
+}
+
 /// What an idempotency key was used for.
 #[derive(Debug, Clone)]
 pub(crate) struct Used {
@@ -166,17 +188,24 @@ impl State {
             RecordKind::Started => self.fold_started(record, sealed)?,
             RecordKind::Finished => self.fold_ended(record, sealed)?,
             RecordKind::Ended if about.execution_id.is_some() => self.fold_ended(record, sealed)?,
+            RecordKind::Ended => {
+                let action = about.action_id.as_ref().ok_or(FoldError)?;
+                self.left.remove(action).ok_or(FoldError)?;
+            }
+            RecordKind::Allowed | RecordKind::Waiting | RecordKind::Approved => {
+                self.fold_pending(record)?;
+            }
+            RecordKind::Denied | RecordKind::TokenRevoked => {
+                self.pending.remove(about.action_id.as_ref().ok_or(FoldError)?);
+            }
+            RecordKind::Boot => {
+                self.left.append(&mut self.pending);
+                self.left.retain(|_, left| !left.is_over(record.time));
+            }
             // These tell of what a boot does; nothing of it outlives the boot.
             RecordKind::Birth
-            | RecordKind::Boot
             | RecordKind::Sandbox
-            | RecordKind::TokenRevoked
-            | RecordKind::Allowed
-            | RecordKind::Waiting
             | RecordKind::Endorsed
-            | RecordKind::Approved
-            | RecordKind::Denied
-            | RecordKind::Ended
             | RecordKind::Refused
             | RecordKind::Refusals => {}
         }
@@ -221,6 +250,18 @@ impl State {
         Ok(())
     }
 
+    fn fold_pending(&mut self, record: &Record) -> Folded {
+        let About { action_id, tenant, agent, .. } = record.about.clone();
+        let waits = record.kind == RecordKind::Waiting;
+        let pending = Pending {
+            tenant: tenant.ok_or(FoldError)?,
+            agent: agent.ok_or(FoldError)?,
+            expires: (!waits).then(|| record.time.plus_ms(TOKEN_LIFE_MS_MAX)),
+        };
+        self.pending.insert(action_id.ok_or(FoldError)?, pending);
+        Ok(())
+    }
+
     fn fold_started(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let Some(SealedField::Started { idempotency, intent, uses }) = sealed else {
             return Err(FoldError);
@@ -228,6 +269,7 @@ impl State {
         let about = &record.about;
         let execution = about.execution_id.clone().ok_or(FoldError)?;
         let action = about.action_id.clone().ok_or(FoldError)?;
+        self.pending.remove(&action);
         for taken in &uses {
             let (_, window) =
                 self.quotas.entry(taken.key).or_insert_with(|| (taken.window, Window::default()));
@@ -288,6 +330,11 @@ impl State {
         self.idempotency.len() < IDEMPOTENCY_KEYS_MAX && self.quotas.len() < QUOTA_WINDOWS_MAX
     }
 
+    /// Whether another action could be pending.
+    pub(crate) fn has_room_to_wait(&self) -> bool {
+        self.pending.len().saturating_add(self.left.len()) < PENDING_ACTIONS_MAX
+    }
+
     /// Drops what no longer counts. Depends on the records' times alone, so that a replay forgets
     /// the same.
     pub(crate) fn forget_old(&mut self, now: Time) {
@@ -301,10 +348,12 @@ impl State {
                 self.idempotency.remove(&key);
             }
         }
-        let crowded = self.quotas.len() > QUOTA_WINDOWS_MAX / 2;
+        let crowded = self.quotas.len() > QUOTA_WINDOWS_MAX / 2
+            || self.pending.len() > PENDING_ACTIONS_MAX / 2;
         if crowded && now.ms_since(self.swept_at) >= SWEEP_MS {
             self.swept_at = now;
             self.quotas.retain(|_, (window, use_)| !use_.is_over(*window, now));
+            self.pending.retain(|_, pending| !pending.is_over(now));
         }
     }
 
@@ -357,5 +406,65 @@ impl Tenant {
     /// The active policy of an agent.
     pub(crate) fn policy_of(&self, agent: &AgentId) -> Option<&PolicySlot> {
         self.agents.get(agent).and_then(|id| self.policies.get(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use toani_protocol::{BootId, sign::Signature};
+
+    use super::*;
+
+    fn record(kind: RecordKind, ms: u64, n: u64) -> Record {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let about = About {
+            tenant: Some(TenantId::of_first_key(&PublicKey::new([1; 32]))),
+            agent: Some("agent".parse().unwrap()),
+            action_id: Some(ActionId::from_random(id)),
+            ..About::default()
+        };
+        Record {
+            index: 0,
+            origin: "log".into(),
+            previous: Hash::ZERO,
+            time: Time::from_ms(ms),
+            boot: BootId::from_random([0; 16]),
+            kind,
+            tee_mrenclave: Hash::ZERO,
+            evidence: Hash::ZERO,
+            admission: Hash::ZERO,
+            about,
+            chain_signature: Signature([0; 64]),
+        }
+    }
+
+    #[test]
+    fn pending_actions_are_bounded_and_tokens_leave_by_record_time() {
+        let mut state = State::default();
+        let waits = 100;
+        for n in 0..PENDING_ACTIONS_MAX as u64 {
+            assert!(state.has_room_to_wait());
+            let kind = if n < waits { RecordKind::Waiting } else { RecordKind::Allowed };
+            state.fold(&record(kind, n, n), None).unwrap();
+        }
+        assert!(!state.has_room_to_wait());
+        // Any record passes the time on, a refusal too.
+        let end = PENDING_ACTIONS_MAX as u64 + TOKEN_LIFE_MS_MAX;
+        state.fold(&record(RecordKind::Refused, waits + TOKEN_LIFE_MS_MAX, 0), None).unwrap();
+        assert_eq!(state.pending.len(), PENDING_ACTIONS_MAX - 1, "one is over by then");
+        state.fold(&record(RecordKind::Refused, end, 0), None).unwrap();
+        assert_eq!(state.pending.len() as u64, waits, "a wait ends in a record alone");
+        // A boot leaves them behind, and what is left takes its place until it ends.
+        state.fold(&record(RecordKind::Boot, end, 0), None).unwrap();
+        assert_eq!((state.pending.len(), state.left.len() as u64), (0, waits));
+        for n in waits..PENDING_ACTIONS_MAX as u64 {
+            state.fold(&record(RecordKind::Waiting, end, n), None).unwrap();
+        }
+        assert!(!state.has_room_to_wait());
+        state.fold(&record(RecordKind::Ended, end, 0), None).unwrap();
+        assert!(state.has_room_to_wait());
+        let again = state.fold(&record(RecordKind::Ended, end, 0), None);
+        assert_eq!(again, Err(FoldError), "it has ended");
     }
 }

@@ -43,7 +43,7 @@ pub const RESULT_RETENTION_MS: u64 = IDEMPOTENCY_LIFE_MS;
 pub const EVIDENCE_RETENTION_MS: u64 = 90 * 24 * 60 * 60 * 1000;
 /// Longest time that one execution may take upstream.
 pub const EXECUTION_MS_MAX: u32 = 120 * 1000;
-/// After this the enclave gives up on an outcome and writes `unknown`.
+/// After this the host gives up on an outcome, and the enclave writes `unknown`.
 pub const OUTCOME_WAIT_MS_MAX: u64 = 180 * 1000;
 
 pub const AGENTS_MAX: usize = 10_000;
@@ -78,7 +78,7 @@ pub const COVERAGES_MAX: usize = 16;
 pub const REVOKED_MAX: usize = 100_000;
 /// Records that are signed and not yet durable.
 pub const UNDURABLE_RECORDS_MAX: usize = 16_384;
-/// Of these, kept free for records that end something: `finished`, `ended`, `refusals`.
+/// Of these, kept free for the ends of executions: `finished`, `ended`.
 pub const UNDURABLE_RECORDS_RESERVE: usize = 8_192;
 /// Refusals that one agent may cause within `REFUSAL_WINDOW_MS` before they are aggregated.
 pub const REFUSALS_PER_AGENT_MAX: u32 = 20;

@@ -90,7 +90,8 @@ pub enum Command {
 
     /// Records up to this size are durable. Answer: [`Answer::Checkpoint`].
     Durable { size: u64 },
-    /// Time passes: waits end, refusals are written. Answer: [`Answer::Done`].
+    /// Time passes: waits end, refusals are written, and what boots before left pending ends, some
+    /// with each call. Answer: [`Answer::Done`].
     Tick,
     /// What a bundle of this tenant covers now; begins an export. Answer: [`Answer::Coverage`].
     Cover { tenant: TenantId },

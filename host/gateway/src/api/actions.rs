@@ -13,7 +13,7 @@ use toani_protocol::{
 };
 
 use super::{
-    Api,
+    Api, earlier,
     views::{ActionView, ProblemView, SignedView, Who},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) async fn ask(
     path = "/v1/actions/{id}",
     params(("id" = String, Path), Who),
     responses(
-        (status = 200, description = "`pending`, `token`, `executed` or `denied`", body = ActionView),
+        (status = 200, description = "`pending`, `token`, `executed`, `denied` or `ended`", body = ActionView),
         (status = "default", description = "Refused", body = ProblemView)
     )
 )]
@@ -67,9 +67,15 @@ pub(super) async fn look(
 ) -> Result<Json<ActionView>, Problem> {
     let action = ActionId::new(&id).map_err(|_| Reason::ActionNotFound)?;
     let read = ask::read_read(&headers, who.tenant.as_deref(), who.agent.as_deref())?;
-    match api.plane.answer(Command::Poll { action, read }).await? {
-        Answer::Action(status) => Ok(Json(status.into())),
-        _ => Err(api.plane.broken()),
+    let poll = Command::Poll { action: action.clone(), read: read.clone() };
+    match api.plane.answer(poll).await {
+        Ok(Answer::Action(status)) => Ok(Json(status.into())),
+        Ok(_) => Err(api.plane.broken()),
+        // It has verified who reads, and knows what is pending in this boot alone.
+        Err(problem) if problem.code() == Reason::ActionNotFound.code() => {
+            earlier::became(&api, action, &read).await.map(Json)
+        }
+        Err(problem) => Err(problem),
     }
 }
 

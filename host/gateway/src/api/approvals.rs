@@ -14,7 +14,7 @@ use toani_protocol::{
 };
 
 use super::{
-    Api,
+    Api, earlier,
     views::{ApprovalView, ProblemView},
 };
 use crate::{body, problem::Problem};
@@ -34,11 +34,12 @@ pub(super) async fn statement(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let action = ActionId::new(&id).map_err(|_| Reason::ActionNotFound)?;
-    match api.plane.answer(Command::Statement { action }).await? {
-        Answer::Statement { statement } => {
+    match api.plane.answer(Command::Statement { action: action.clone() }).await {
+        Ok(Answer::Statement { statement }) => {
             Ok(([(header::CONTENT_TYPE, "application/json")], statement).into_response())
         }
-        _ => Err(api.plane.broken()),
+        Ok(_) => Err(api.plane.broken()),
+        Err(problem) => Err(earlier::not_open(&api, action, problem).await),
     }
 }
 
@@ -63,8 +64,9 @@ pub(super) async fn answer(
     if evidence.action_id.as_str() != id {
         return Err(Reason::DocumentMalformed.into());
     }
-    match api.plane.answer(Command::Approve { evidence: bytes }).await? {
-        Answer::Approval { status } => Ok(Json(status.into())),
-        _ => Err(api.plane.broken()),
+    match api.plane.answer(Command::Approve { evidence: bytes }).await {
+        Ok(Answer::Approval { status }) => Ok(Json(status.into())),
+        Ok(_) => Err(api.plane.broken()),
+        Err(problem) => Err(earlier::not_open(&api, evidence.action_id, problem).await),
     }
 }

@@ -3,6 +3,7 @@
 mod actions;
 mod approvals;
 mod audit;
+mod earlier;
 mod executions;
 mod instance;
 mod views;

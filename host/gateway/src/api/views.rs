@@ -1,7 +1,10 @@
 //! What goes over the wire in JSON, where it is not a document of toani-protocol.
 
 use serde::{Deserialize, Serialize};
-use toani_protocol::wire::{ActionState, ActionStatus, ApprovalStatus};
+use toani_protocol::{
+    ActionId, Reason,
+    wire::{ActionState, ActionStatus, ApprovalStatus},
+};
 use utoipa::{IntoParams, ToSchema};
 
 /// A refusal (RFC 9457).
@@ -62,7 +65,7 @@ pub(crate) struct ExecutionRequestView {
 #[schema(as = Action)]
 pub(crate) struct ActionView {
     pub(crate) action_id: String,
-    /// `token`, `pending`, `denied` or `executed`.
+    /// `token`, `pending`, `denied`, `executed`, or `ended` with the boot.
     pub(crate) state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
@@ -81,11 +84,11 @@ pub(crate) struct ActionView {
     pub(crate) execution_id: Option<String>,
 }
 
-impl From<ActionStatus> for ActionView {
-    fn from(status: ActionStatus) -> Self {
-        let view = Self {
-            action_id: status.action.to_string(),
-            state: "token",
+impl ActionView {
+    pub(crate) fn new(action: &ActionId, state: &'static str) -> Self {
+        Self {
+            action_id: action.to_string(),
+            state,
             token: None,
             expires_at: None,
             approved: None,
@@ -93,7 +96,19 @@ impl From<ActionStatus> for ActionView {
             reason: None,
             detail: None,
             execution_id: None,
-        };
+        }
+    }
+
+    /// An action that came to nothing.
+    pub(crate) fn over(action: &ActionId, state: &'static str, reason: Reason) -> Self {
+        let (code, sentence) = (Some(reason.code()), Some(reason.sentence()));
+        Self { reason: code, detail: sentence, ..Self::new(action, state) }
+    }
+}
+
+impl From<ActionStatus> for ActionView {
+    fn from(status: ActionStatus) -> Self {
+        let view = Self::new(&status.action, "token");
         match status.state {
             ActionState::Token { token, expires } => {
                 Self { token: Some(token), expires_at: Some(expires.to_string()), ..view }
@@ -105,12 +120,7 @@ impl From<ActionStatus> for ActionView {
                 expires_at: Some(expires.to_string()),
                 ..view
             },
-            ActionState::Denied { reason } => Self {
-                state: "denied",
-                reason: Some(reason.code()),
-                detail: Some(reason.sentence()),
-                ..view
-            },
+            ActionState::Denied { reason } => Self::over(&status.action, "denied", reason),
             ActionState::Executed { execution } => {
                 Self { state: "executed", execution_id: Some(execution.to_string()), ..view }
             }

@@ -278,15 +278,22 @@ pub fn policy(version: u64, port: u16) -> Value {
         "summary": "look", "params": {"type": "object", "properties": {}, "additionalProperties": false},
         "request": {"method": "GET", "path": "/balance"}, "tier": 0, "class": {"timeout_ms": 3000}
     });
+    let buy = json!({
+        "summary": "buy", "params": {"type": "object", "properties": {}, "additionalProperties": false},
+        "request": {"method": "POST", "path": "/orders"}, "tier": 1,
+        "approval": {"approvers": ["clara"], "threshold": 1}
+    });
+    let agent = json!({"key": {"api_key": api_key_hash(API_KEY.as_bytes())}});
     let document = json!({
         "format": "toani-policy/1", "tenant": tenant(), "id": "main", "version": version,
         "not_before": "2020-01-01T00:00:00Z", "expires": "2099-01-01T00:00:00Z",
         "namespace": "main",
-        "agents": {"simple": {"key": {"api_key": api_key_hash(API_KEY.as_bytes())}}},
+        "persons": {"clara": {"keys": [{"ed25519": PublicKey::of(&operator())}]}},
+        "agents": {"simple": agent, "other": agent},
         "services": {"broker": {
             "connector": "direct_api",
             "endpoint": {"host": "localhost", "port": port, "private": true},
-            "actions": {"look": look}
+            "actions": {"look": look, "buy": buy}
         }}
     });
     let policy: Policy = serde_json::from_value(document).unwrap();
@@ -303,6 +310,11 @@ pub fn with_key(key: &str) -> [(&'static str, String); 2] {
 
 /// Ends the child of this test whose command line holds both words.
 pub fn kill_child(program: &str, word: &str) {
+    signal_child(program, word, rustix::process::Signal::KILL);
+}
+
+/// Sends a signal to the child of this test whose command line holds both words.
+pub fn signal_child(program: &str, word: &str, signal: rustix::process::Signal) {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", std::process::id())).unwrap();
     for task in tasks {
         let children = task.unwrap().path().join("children");
@@ -312,7 +324,7 @@ pub fn kill_child(program: &str, word: &str) {
             let line = String::from_utf8_lossy(&line).into_owned();
             if line.contains(program) && line.contains(word) {
                 let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                rustix::process::kill_process(pid, signal).unwrap();
                 return;
             }
         }

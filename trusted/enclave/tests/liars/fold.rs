@@ -1,16 +1,21 @@
 //! What works now and what is replayed agree: after any history, a reboot from the log answers as
 //! the enclave that lived it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use toani_protocol::{
-    Reason, canonical,
+    ActionId, Reason, Time,
+    approval::Verdict,
+    canonical,
     job::JobEnd,
+    limits::TOKEN_LIFE_MS_MAX,
     policy::PolicyKeyChange,
-    record::Outcome,
+    record::{Outcome, Record, RecordKind},
     request::{ActionRequest, AgentProof},
     sign::{Label, PublicKey, Signed},
-    wire::{Answer, Command},
+    wire::{ActionState, Answer, Command},
 };
 
 use crate::world::*;
@@ -43,6 +48,12 @@ enum Step {
     Admit {
         with_sandbox: bool,
     },
+    /// Asks for an action that waits, or one that gets its token at once.
+    Ask {
+        waits: bool,
+    },
+    /// What happens to the oldest that was asked for: revoked, denied, approved, redeemed.
+    Meet(u8),
     Reboot,
 }
 
@@ -61,6 +72,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::RevokeCredential),
         1 => Just(Step::PolicyKey),
         1 => prop::bool::weighted(0.8).prop_map(|with_sandbox| Step::Admit { with_sandbox }),
+        4 => any::<bool>().prop_map(|waits| Step::Ask { waits }),
+        4 => (0u8..4).prop_map(Step::Meet),
         1 => Just(Step::Reboot),
     ];
     prop::collection::vec(step, 1..40)
@@ -74,6 +87,8 @@ struct History {
     credential: u64,
     admission: u64,
     open: Vec<toani_protocol::wire::Redeemed>,
+    asked: Vec<ActionRequest>,
+    keys: u64,
 }
 
 fn document(version: u64, drop_simple: bool, limit: u64) -> Value {
@@ -113,6 +128,8 @@ impl History {
             credential: 1,
             admission: 1,
             open: vec![],
+            asked: vec![],
+            keys: 0,
         }
     }
 
@@ -181,11 +198,63 @@ impl History {
                 self.world.ok(self.world.admission(self.admission, admitted));
                 self.connect();
             }
+            Step::Ask { waits } => {
+                self.keys += 1;
+                let key = format!("asked{}", self.keys);
+                let buy = ("buy_stock", json!({"symbol": "ACME", "quantity": 1}));
+                let read = ("read_balance", json!({"account": "a0"}));
+                let (action, params) = if waits { buy } else { read };
+                let request = self.world.request(action, params, &key);
+                if self.world.decide(&request).is_ok() {
+                    self.asked.push(request);
+                }
+            }
+            Step::Meet(how) => self.meet(how),
             Step::Reboot => {
                 self.world.try_reboot().unwrap();
                 self.connect();
                 self.open.clear();
+                self.asked.clear();
             }
+        }
+    }
+
+    /// Asking again shows what it is now. What time or a revocation has ended stays as it is.
+    fn meet(&mut self, how: u8) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let mut request = self.asked.remove(0);
+        request.issued_at = self.world.now;
+        request.expires_at = self.world.now.plus_ms(60_000);
+        let Ok(status) = self.world.decide(&request) else { return };
+        let action = status.action;
+        match (how, status.state) {
+            (0, _) => {
+                let revoke = Command::RevokeToken { tenant: tenant(), action };
+                let _ = self.world.call(revoke);
+            }
+            (1, ActionState::Pending { .. }) => {
+                let statement = self.world.statement(&action);
+                let no = Gesture::new(40, true).evidence("anna", &statement, Verdict::Deny);
+                let _ = self.world.approve(&no);
+            }
+            (_, ActionState::Pending { .. }) => {
+                let statement = self.world.statement(&action);
+                for (seed, person, software) in [(40, "anna", true), (41, "ben", false)] {
+                    let gesture = Gesture::new(seed, software);
+                    let yes = gesture.evidence(person, &statement, Verdict::Approve);
+                    let _ = self.world.approve(&yes);
+                }
+                self.asked.push(request);
+            }
+            (_, ActionState::Token { token, .. }) => {
+                if let Ok(redeemed) = self.world.redeem(Some(&token), &request) {
+                    self.open.push(redeemed);
+                }
+                self.world.durable();
+            }
+            _ => {}
         }
     }
 
@@ -221,6 +290,38 @@ impl History {
         });
         self.world.finish(&execution, outcome).unwrap();
     }
+}
+
+/// What a log leaves to its next boot, by rules of the test's own: all that waits, and each token
+/// that may still be good at this time.
+fn left_pending(world: &World) -> BTreeSet<ActionId> {
+    let mut pending = BTreeMap::new();
+    let mut left = BTreeSet::new();
+    for record in world.records() {
+        let Record { kind, time, about, .. } = record;
+        let action = about.action_id;
+        match kind {
+            RecordKind::Waiting => pending.extend(action.map(|id| (id, Time::MAX))),
+            RecordKind::Allowed | RecordKind::Approved => {
+                pending.extend(action.map(|id| (id, time.plus_ms(TOKEN_LIFE_MS_MAX))));
+            }
+            RecordKind::Denied | RecordKind::TokenRevoked | RecordKind::Started => {
+                action.and_then(|id| pending.remove(&id));
+            }
+            RecordKind::Ended => {
+                action.map(|id| left.remove(&id));
+            }
+            RecordKind::Boot => {
+                left.extend(
+                    core::mem::take(&mut pending)
+                        .into_iter()
+                        .filter_map(|(id, end)| (time < end).then_some(id)),
+                );
+            }
+            _ => {}
+        }
+    }
+    left
 }
 
 /// What can be seen of the state from outside. The same questions in the same order.
@@ -303,6 +404,13 @@ proptest! {
         world.durable();
         let mut copy = World::with_log(world, world.log.clone());
         copy.try_reboot().unwrap();
+        let left = left_pending(&copy);
+        let from = copy.log.len();
+        copy.ok(Command::Tick);
+        copy.durable();
+        let ended = copy.records().split_off(from).into_iter();
+        let ended: Vec<_> = ended.filter_map(|record| record.about.action_id).collect();
+        prop_assert_eq!(ended, left.into_iter().collect::<Vec<_>>());
         for world in [&mut *world, &mut copy] {
             let hello = world.hello.clone();
             let _ = world.call(Command::ConnectSandbox { hello });

@@ -12,6 +12,7 @@ mod host;
 mod labels;
 mod log;
 mod owner;
+mod pending;
 mod phases;
 mod quotas;
 mod races;
