@@ -1,9 +1,6 @@
 //! `toani approvals`, `approve`, `deny`: look at the plan, then sign.
 
-use std::{
-    io::{BufRead, IsTerminal},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -20,10 +17,9 @@ use toani_protocol::{
 
 use crate::{
     client::Client,
-    failure::Failure,
     home::Home,
     keys::{self, Key},
-    output::{Output, escape, pretty, table},
+    output::{Output, confirmed, escape, pretty, table},
     passkey,
 };
 
@@ -83,7 +79,11 @@ pub(crate) async fn answer(
     let signed = client.get(&format!("/v1/approvals/{}", command.action)).await?;
     let (statement, hash) = verify(&signed, &command.action, &home.trust()?)?;
     output.progress(&show(&statement, output));
-    if !command.yes && !confirmed(verdict)? {
+    let word = match verdict {
+        Verdict::Approve => "approve",
+        Verdict::Deny => "deny",
+    };
+    if !command.yes && !confirmed(word)? {
         bail!("nothing was signed");
     }
     let path = command.key.unwrap_or_else(|| home.approver_key(command.person.as_str()));
@@ -155,23 +155,6 @@ fn show(statement: &Statement, output: &Output) -> String {
         statement.expires_at,
     ));
     lines.join("\n")
-}
-
-fn confirmed(verdict: Verdict) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("without a terminal, say --yes".to_owned()).into());
-    }
-    let word = match verdict {
-        Verdict::Approve => "approve",
-        Verdict::Deny => "deny",
-    };
-    #[allow(clippy::print_stderr, reason = "a question to the person")]
-    {
-        eprint!("Type {word} to go on: ");
-    }
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    Ok(line.trim() == word)
 }
 
 fn sign_verdict(

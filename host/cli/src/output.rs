@@ -1,6 +1,9 @@
 //! What is said, to people or to machines.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{BufRead, IsTerminal},
+    process::ExitCode,
+};
 
 use serde_json::{Value, json};
 
@@ -89,6 +92,20 @@ pub(crate) fn escape(text: &str) -> String {
 /// JSON for people: indented, with what could deceive them escaped.
 pub(crate) fn pretty(value: &Value) -> String {
     escape(&serde_json::to_string_pretty(value).unwrap_or_default())
+}
+
+/// Asks the person to type a word; without a terminal there is nobody to ask.
+pub(crate) fn confirmed(word: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("without a terminal, say --yes".to_owned()).into());
+    }
+    #[allow(clippy::print_stderr, reason = "a question to the person")]
+    {
+        eprint!("Type {word} to go on: ");
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim() == word)
 }
 
 /// Rows in columns.

@@ -113,6 +113,14 @@ impl Keep {
         Ok(self.store.blob(&hash)?)
     }
 
+    pub(crate) async fn salt(
+        &self,
+        tenant: TenantId,
+        day: u64,
+    ) -> Result<Option<Vec<u8>>, KeepError> {
+        self.read(move |store| store.salt(&tenant, day)).await
+    }
+
     pub(crate) async fn salts(&self, day: u64) -> Result<Vec<(TenantId, Vec<u8>)>, KeepError> {
         self.read(move |store| store.salts_of_day(day)).await
     }

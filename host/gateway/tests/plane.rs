@@ -257,3 +257,37 @@ async fn what_is_pending_ends_with_its_boot_and_says_so() {
     assert_eq!(waits["approvals"], json!([]));
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_found_by_day_until_they_are_forgotten() {
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let asked = post(&plane, "/v1/actions", "k1", &request("buy")).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let records = plane.ask("GET", "/v1/audit/records?limit=1000", &[], None).await.json();
+    let record = records["records"].as_array().unwrap().last().unwrap().clone();
+    let day = &record["time"].as_str().unwrap()[..10];
+    let find = async |plane: &Running, day: &str| {
+        let body = json!({"tenant": tenant(), "user": "simple", "day": day});
+        plane.administer("POST", "/admin/v1/audit/user", Some(&body)).await
+    };
+    let forget = async |plane: &Running, through: &str| {
+        let body = json!({"tenant": tenant(), "through": through});
+        plane.administer("POST", "/admin/v1/audit/forget", Some(&body)).await
+    };
+    assert_eq!(find(&plane, day).await.json()["user"], record["user"]);
+    assert_eq!(find(&plane, "2020-02-30").await.code(), "document_malformed");
+    assert_eq!(find(&plane, "2020-02-02").await.code(), "day_unknown");
+    assert_eq!(forget(&plane, "9999-01-01").await.code(), "day_unknown");
+    assert_eq!(forget(&plane, day).await.status, 200);
+    assert_eq!(find(&plane, day).await.code(), "day_forgotten");
+    assert_eq!(find(&plane, "2020-02-02").await.code(), "day_forgotten");
+    let public = plane.ask("POST", "/admin/v1/audit/forget", &[], Some(&json!({}))).await;
+    assert_eq!(public.status, 404, "{public:?}");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+
+    let plane = Running::start(instance.config()).await;
+    assert_eq!(find(&plane, day).await.code(), "day_forgotten");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}

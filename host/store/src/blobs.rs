@@ -55,6 +55,29 @@ pub(crate) fn put_salt(
     Ok(())
 }
 
+pub(crate) fn salt(
+    connection: &Connection,
+    tenant: &TenantId,
+    day: u64,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT wrapped FROM salts WHERE tenant = ?1 AND day = ?2")?
+        .query_row(params![tenant.as_str(), int(day)], |row| row.get(0))
+        .optional()?)
+}
+
+/// Deletes a tenant's wrapped salts of a day and all days before.
+pub(crate) fn delete_salts(
+    connection: &Connection,
+    tenant: &TenantId,
+    through: u64,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("DELETE FROM salts WHERE tenant = ?1 AND day <= ?2")?
+        .execute(params![tenant.as_str(), int(through)])?;
+    Ok(())
+}
+
 pub(crate) fn salts_of_day(
     connection: &Connection,
     day: u64,

@@ -79,6 +79,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     configure(&connection)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
+    // What is deleted is to be gone: salts, and sealed blobs after their time.
+    connection.pragma_update(None, "secure_delete", "on")?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {

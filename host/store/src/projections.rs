@@ -7,6 +7,7 @@ use toani_protocol::{
 };
 
 use crate::{
+    blobs,
     database::{int, uint},
     error::StoreError,
 };
@@ -43,6 +44,12 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
             RecordKind::TokenRevoked => action_state(connection, record, "revoked")?,
             RecordKind::Started => started(connection, record, tenant)?,
             RecordKind::Finished | RecordKind::Ended => ended(connection, record)?,
+            // What the enclave no longer opens is of no more use.
+            RecordKind::Forgotten => {
+                if let Some(day) = record.about.day {
+                    blobs::delete_salts(connection, tenant, day)?;
+                }
+            }
             RecordKind::Birth
             | RecordKind::Boot
             | RecordKind::Admission

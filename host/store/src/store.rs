@@ -128,6 +128,11 @@ impl Store {
         self.submit(write, true).await?.settled().await.map(|_| ())
     }
 
+    /// A tenant's wrapped salt of a day. Blocks on the disk.
+    pub fn salt(&self, tenant: &TenantId, day: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with_reader(|connection| blobs::salt(connection, tenant, day))
+    }
+
     /// The wrapped salts of a day. Blocks on the disk.
     pub fn salts_of_day(&self, day: u64) -> Result<Vec<(TenantId, Vec<u8>)>, StoreError> {
         self.with_reader(|connection| blobs::salts_of_day(connection, day))

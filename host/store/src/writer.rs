@@ -6,7 +6,10 @@ use std::{
 };
 
 use rusqlite::Connection;
-use toani_protocol::{Hash, TenantId, Time, record::Record};
+use toani_protocol::{
+    Hash, TenantId, Time,
+    record::{Record, RecordKind},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{blobs, database::CLEAR_PROJECTIONS, error::StoreError, projections};
@@ -133,7 +136,17 @@ impl Writer {
             results.push(result);
         }
         transaction.commit()?;
+        self.forget(jobs);
         Ok(results)
+    }
+
+    /// What a record `forgotten` has deleted still stands in the write-ahead log; empties that.
+    fn forget(&self, jobs: &[Job]) {
+        let forgets = |job: &Job| matches!(&job.write, Write::Project(record) if record.kind == RecordKind::Forgotten);
+        if jobs.iter().any(forgets) {
+            // A reader may hold it back; then it goes with the next checkpoint.
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
     }
 }
 

@@ -111,6 +111,38 @@ async fn salts_are_by_day() {
     assert_eq!(store.salts_of_day(9).unwrap(), []);
 }
 
+/// Whether these bytes stand in any file below the folder.
+fn stands(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return stands(&path, bytes);
+        }
+        std::fs::read(path).unwrap().windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[tokio::test]
+async fn forgotten_salts_are_gone_from_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_held, store) = open(folder.path());
+    let wrapped = |n: u8| [b"wrapped-salt-", [b'0' + n; 40].as_slice()].concat();
+    for (n, seed, day) in [(0, 1, 6), (1, 1, 7), (2, 1, 8), (3, 2, 7)] {
+        store.put_salt(tenant(seed), day, wrapped(n)).await.unwrap();
+    }
+    assert!((0..4).all(|n| stands(folder.path(), &wrapped(n))));
+    let mut maker = Maker::default();
+    let about = About { tenant: Some(tenant(1)), day: Some(7), ..About::default() };
+    maker.add(RecordKind::Forgotten, about);
+    store.project(&maker.0[0]).await.unwrap().settled().await.unwrap();
+    for (n, seed, day, kept) in
+        [(0, 1, 6, false), (1, 1, 7, false), (2, 1, 8, true), (3, 2, 7, true)]
+    {
+        assert_eq!(store.salt(&tenant(seed), day).unwrap().is_some(), kept, "{seed} {day}");
+        assert_eq!(stands(folder.path(), &wrapped(n)), kept, "{seed} {day} on the disk");
+    }
+}
+
 /// Unsigned records, one after the other: the lists do not verify, the log does.
 #[derive(Default)]
 struct Maker(Vec<Vec<u8>>);

@@ -23,6 +23,7 @@ use crate::{
     life::{Action, Spent, Stage},
     ready::{Ready, Turn},
     refusals::{self, Refusal},
+    salts,
     state::{Used, credential_ref},
     tokens,
 };
@@ -126,7 +127,8 @@ fn enter(
     // The statement holds all that the params' blob would.
     let kept = action.statement.as_ref().map_or(kept, |(bytes, _)| bytes.clone());
     let sealed = turn.ready.keys.seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)?;
-    let user = turn.user_hash(&action.asked.request.tenant, &action.asked.request.user)?;
+    let Asked { request, .. } = &action.asked;
+    let user = salts::user_hash(turn, &request.tenant, &request.user)?;
     let jti = match &action.stage {
         Stage::Granted(claims) => Some(token::jti_hash(&claims.jti)),
         _ => None,

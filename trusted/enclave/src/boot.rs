@@ -8,7 +8,7 @@ use toani_policy::VerifiedPolicy;
 use toani_protocol::{
     ActionId, AgentId, BootId, Hash, Reason, TenantId, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
-    limits::{DOCUMENT_BYTES_MAX, TENANTS_MAX},
+    limits::DOCUMENT_BYTES_MAX,
     policy::Policy,
     record::{About, Outcome, Record, RecordKind},
     sign::Signed,
@@ -18,8 +18,9 @@ use toani_protocol::{
 use crate::{
     chain::{Chain, Standing},
     keys::{Keys, Platform, Root, random},
-    life::{Life, Salt},
+    life::Life,
     ready::{Ready, Turn, record_field},
+    salts,
     state::{SealedField, State},
     vault::StoredCredential,
 };
@@ -205,11 +206,7 @@ impl Replaying {
         };
         let born = self.links.size() == 0;
         let mut life = Life::default();
-        for (tenant, wrapped) in salts.iter().take(TENANTS_MAX) {
-            if let Ok(salt) = Salt::unwrap(&self.keys.root, tenant, wrapped) {
-                life.salts.insert(tenant.clone(), salt);
-            }
-        }
+        life.salts = salts::restore(&self.keys.root, &self.state, salts);
         let chain = Chain::after(self.links, self.covered);
         let mut ready =
             Ready::new(self.keys, self.instance, self.manifest, standing, chain, self.state, life);

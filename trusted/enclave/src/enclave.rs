@@ -18,7 +18,7 @@ use crate::{
     ready::{Ready, Turn},
     redeem,
     refusals::{self, Refusal},
-    release,
+    release, salts,
 };
 
 /// The state machine.
@@ -126,12 +126,16 @@ impl Enclave {
             Command::Open { execution, blob, read } => {
                 Work::Answered(finish::open(ready, &execution, &blob, &read, now)?)
             }
+            Command::UserHash { tenant, day, user, wrapped } => {
+                Work::Answered(salts::of_day(ready, &tenant, day, &user, &wrapped)?)
+            }
             Command::Status => Work::Answered(Answer::Facts(ready.facts())),
             Command::DisconnectSandbox
             | Command::RevokePolicy { .. }
             | Command::RevokeCredential { .. }
             | Command::RevokeAgent { .. }
             | Command::RevokeToken { .. }
+            | Command::Forget { .. }
             | Command::Abort { .. }
             | Command::Durable { .. }
             | Command::Tick
@@ -238,6 +242,7 @@ fn plain(turn: &mut Turn<'_>, command: Command) -> Result<Answer, Reason> {
         }
         Command::RevokeAgent { tenant, agent } => admin::revoke_agent(turn, tenant, agent),
         Command::RevokeToken { tenant, action } => actions::revoke_token(turn, tenant, &action),
+        Command::Forget { tenant, through } => salts::forget(turn, tenant, through),
         Command::Abort { execution, reason } => finish::abort(turn, &execution, reason),
         Command::Durable { size } => turn.ready.durable(size),
         Command::Tick => {

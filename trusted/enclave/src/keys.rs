@@ -25,8 +25,7 @@ use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use toani_protocol::{
-    BootId, Hash, Namespace, Reason, TenantId, canonical::CanonicalError, sign::PublicKey,
-    wire::WireError,
+    BootId, Hash, Reason, TenantId, canonical::CanonicalError, sign::PublicKey, wire::WireError,
 };
 
 use crate::secret::{Guarded, Secret};
@@ -210,16 +209,16 @@ impl Root {
     pub(crate) fn vault(
         &self,
         tenant: &TenantId,
-        namespace: &Namespace,
+        namespace: &str,
     ) -> Result<Secret<32>, CryptoError> {
         let parts: [&[u8]; 3] =
-            [tenant.as_str().as_bytes(), namespace.as_str().as_bytes(), &EPOCH.to_be_bytes()];
+            [tenant.as_str().as_bytes(), namespace.as_bytes(), &EPOCH.to_be_bytes()];
         self.derive("toani/v1/l2", &parts)
     }
 
-    /// Wraps a tenant's salts.
+    /// Wraps a tenant's salts: under the L2 of the empty namespace, which no credential can have.
     pub(crate) fn salts(&self, tenant: &TenantId) -> Result<Secret<32>, CryptoError> {
-        self.derive("toani/v1/salts", &[tenant.as_str().as_bytes(), &EPOCH.to_be_bytes()])
+        derive(self.vault(tenant, "")?.bytes(), b"", &[b"toani/v1/salts"])
     }
 
     /// Seals what one boot gives to the host to keep.

@@ -36,6 +36,7 @@ mod ready;
 mod redeem;
 mod refusals;
 mod release;
+mod salts;
 mod secret;
 mod state;
 mod tokens;

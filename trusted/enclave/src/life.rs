@@ -6,8 +6,6 @@ use alloc::{
     vec::Vec,
 };
 
-use rand_core::CryptoRng;
-use serde::{Deserialize, Serialize};
 use toani_policy::Granted;
 use toani_protocol::{
     ActionId, AgentId, ExecutionId, Hash, Reason, TenantId, Time,
@@ -21,8 +19,8 @@ use toani_protocol::{
 
 use crate::{
     asked::{Asked, Rendered},
-    keys::{self, CryptoError, NONCE_BYTES, Root},
     refusals::Budgets,
+    salts::Salt,
     secret::Secret,
     state::CredentialVersion,
 };
@@ -185,53 +183,5 @@ impl Life {
             }
         }
         Some(action)
-    }
-}
-
-/// A tenant's salt of one day, under which users are hashed. The host keeps it wrapped; when it is
-/// destroyed, the day's user hashes can no longer be linked to anyone.
-#[derive(Debug)]
-pub(crate) struct Salt {
-    pub(crate) day: u64,
-    pub(crate) key: Secret<32>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WrappedSalt {
-    day: u64,
-    nonce: [u8; NONCE_BYTES],
-    ciphertext: Vec<u8>,
-}
-
-impl Salt {
-    pub(crate) fn new(day: u64, rng: &mut dyn CryptoRng) -> Self {
-        Self { day, key: Secret::filled(|bytes| rng.fill_bytes(bytes)) }
-    }
-
-    pub(crate) fn wrap(
-        &self,
-        root: &Root,
-        tenant: &TenantId,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Vec<u8>, CryptoError> {
-        let nonce = keys::random(rng);
-        let key = root.salts(tenant)?;
-        let aad = keys::fields(&[b"toani/v1/salt", &self.day.to_be_bytes()]);
-        let ciphertext = keys::encrypt(key.bytes(), &nonce, &aad, self.key.bytes())?;
-        let wrapped = WrappedSalt { day: self.day, nonce, ciphertext };
-        Ok(postcard::to_allocvec(&wrapped)?)
-    }
-
-    pub(crate) fn unwrap(
-        root: &Root,
-        tenant: &TenantId,
-        wrapped: &[u8],
-    ) -> Result<Self, CryptoError> {
-        let WrappedSalt { day, nonce, ciphertext } = postcard::from_bytes(wrapped)?;
-        let wrapping = root.salts(tenant)?;
-        let aad = keys::fields(&[b"toani/v1/salt", &day.to_be_bytes()]);
-        let mut key = Secret::zeroed();
-        keys::decrypt_into(wrapping.bytes(), &nonce, &aad, &ciphertext, key.bytes_mut())?;
-        Ok(Self { day, key })
     }
 }

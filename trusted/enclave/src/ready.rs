@@ -6,7 +6,7 @@ use rand_core::CryptoRng;
 use toani_audit::bundle::BundleIndex;
 use toani_policy::{CredentialView, Decision, Granted, Situation, VerifiedPolicy};
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, Time, UserId,
+    BootId, Hash, Reason, TenantId, Time,
     assurance::{AgentLevel, Assurance, SandboxLevel, Tee},
     canonical,
     instance::Manifest,
@@ -20,8 +20,8 @@ use toani_protocol::{
 use crate::{
     asked::Asked,
     chain::{Chain, Standing},
-    keys::{Keys, keyed_hash},
-    life::{Life, Salt},
+    keys::Keys,
+    life::Life,
     state::{CredentialName, CredentialSlot, CredentialVersion, SealedField, State},
 };
 
@@ -215,20 +215,6 @@ impl Turn<'_> {
         let delete_after = for_ms.map(|ms| self.now.plus_ms(ms));
         self.out.push(Effect::PutBlob { bytes, delete_after });
         hash
-    }
-
-    /// The salted hash of a claimed user. The day's first use of a tenant makes the day's salt.
-    pub(crate) fn user_hash(&mut self, tenant: &TenantId, user: &UserId) -> Result<Hash, Reason> {
-        let day = self.now.day();
-        let salts = &mut self.ready.life.salts;
-        if salts.get(tenant).is_none_or(|salt| salt.day != day) {
-            let salt = Salt::new(day, self.rng);
-            let wrapped = salt.wrap(&self.ready.keys.root, tenant, self.rng)?;
-            self.out.push(Effect::PutSalt { tenant: tenant.clone(), day, wrapped });
-            salts.insert(tenant.clone(), salt);
-        }
-        let salt = salts.get(tenant).ok_or(Reason::Internal)?;
-        Ok(keyed_hash(salt.key.bytes(), &[b"toani/v1/user", user.as_str().as_bytes()])?)
     }
 }
 

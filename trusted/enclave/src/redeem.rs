@@ -20,6 +20,7 @@ use crate::{
     life::{InFlight, Stage},
     ready::{Ready, Turn},
     refusals::{self, Refusal},
+    salts,
     state::{CredentialVersion, SealedField, Used, credential_ref},
     tokens,
 };
@@ -193,7 +194,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
     let sandbox = channel.measurement;
     let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(asked.level) };
     let execution = ExecutionId::from_random(random(turn.rng));
-    let user = turn.user_hash(&asked.request.tenant, &asked.request.user)?;
+    let user = salts::user_hash(turn, &asked.request.tenant, &asked.request.user)?;
     let sealed = SealedField::Started {
         idempotency: asked.idempotency,
         intent: asked.intent,

@@ -78,6 +78,8 @@ pub(crate) struct Tenant {
     /// Hash of the agent's key that was revoked: a new key lifts the revocation.
     pub(crate) revoked_agents: BTreeMap<AgentId, Hash>,
     pub(crate) credentials: BTreeMap<CredentialName, CredentialSlot>,
+    /// The last day whose salt is forgotten, and all before.
+    forgotten: Option<u64>,
 }
 
 /// A slot of the vault. The owner's key is in it: nobody fills another owner's slot.
@@ -155,6 +157,10 @@ impl State {
         self.tenants.get(id).ok_or(Reason::TenantUnknown)
     }
 
+    pub(crate) fn has_forgotten(&self, tenant: &TenantId, day: u64) -> bool {
+        self.tenants.get(tenant).is_some_and(|tenant| tenant.forgotten >= Some(day))
+    }
+
     /// Applies one record. `sealed` is its opened sealed field.
     pub(crate) fn fold(&mut self, record: &Record, sealed: Option<SealedField>) -> Folded {
         let about = &record.about;
@@ -184,6 +190,10 @@ impl State {
                 let agent = about.agent.clone().ok_or(FoldError)?;
                 let key = about.blob.ok_or(FoldError)?;
                 self.tenant_of(record)?.revoked_agents.insert(agent, key);
+            }
+            RecordKind::Forgotten => {
+                let day = about.day.ok_or(FoldError)?;
+                self.tenant_of(record)?.forgotten = Some(day);
             }
             RecordKind::Started => self.fold_started(record, sealed)?,
             RecordKind::Finished => self.fold_ended(record, sealed)?,
@@ -388,6 +398,7 @@ impl Tenant {
             agents: BTreeMap::new(),
             revoked_agents: BTreeMap::new(),
             credentials: BTreeMap::new(),
+            forgotten: None,
         }
     }
 

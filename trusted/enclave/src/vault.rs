@@ -148,7 +148,7 @@ impl L3 {
 }
 
 fn l3(keys: &Keys, header: &CredentialHeader, salt: &[u8; 32]) -> Result<L3, CryptoError> {
-    let l2 = keys.root.vault(&header.tenant, &header.namespace)?;
+    let l2 = keys.root.vault(&header.tenant, header.namespace.as_str())?;
     let info: [&[u8]; 4] = [
         b"toani/v1/l3",
         header.owner.as_bytes(),

@@ -102,6 +102,8 @@ reasons! {
     ApprovalDenied = "approval_denied", Policy, "A person denied the action; that is final.";
     ApprovalExpired = "approval_expired", Policy, "Nobody approved in time, which is a denial; ask for the action again.";
     BootEnded = "boot_ended", Plane, "The enclave was restarted meanwhile; tokens and pending approvals ended with that boot. Ask again.";
+    DayForgotten = "day_forgotten", Missing, "The tenant's salts of this day are forgotten; nobody can say any more whose its user hashes are.";
+    DayUnknown = "day_unknown", Missing, "There is no salt of this day: it is still to come, or no record of it names a user of this tenant.";
     PlaintextCredential = "plaintext_credential", Caller, "A plaintext credential never passes here; seal it on its owner's side with `toani credential add`.";
     DocumentMalformed = "document_malformed", Caller, "The document is not canonical JSON of the documented shape.";
     DocumentSignature = "document_signature", Identity, "The document is not signed by the key or the quorum that may sign it.";

@@ -145,6 +145,8 @@ names! {
         CredentialRevoked = "credential_revoked",
         AgentRevoked = "agent_revoked",
         TokenRevoked = "token_revoked",
+        /// The tenant's salts of this day and all before are forgotten.
+        Forgotten = "forgotten",
         /// An action was allowed without a human; a token was issued.
         Allowed = "allowed",
         /// An action waits for approval.
@@ -228,6 +230,8 @@ about! {
     reason: Reason,
     /// How many refusals one record stands for.
     count: u64,
+    /// Days since 1970-01-01.
+    day: u64,
     execution_receipt: Hash,
     assurance: Assurance,
     /// The supervisor's measurement.

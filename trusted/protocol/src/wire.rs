@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{
         ActionId, AgentId, BootId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, TenantId,
-        Time,
+        Time, UserId,
     },
     job::{SandboxHello, SealedJob, SealedOutcome},
     reason::Reason,
@@ -88,6 +88,11 @@ pub enum Command {
     /// Opens a sealed result for the agent that it belongs to. Answer: [`Answer::Result`].
     Open { execution: ExecutionId, blob: Vec<u8>, read: Read },
 
+    /// The hash under which a user stands in a tenant's records of a day (days since 1970-01-01),
+    /// with the day's wrapped salt. Answer: [`Answer::UserHash`].
+    UserHash { tenant: TenantId, day: u64, user: UserId, wrapped: Vec<u8> },
+    /// Forgets a tenant's salts of this day and all before, for good. Answer: [`Answer::Done`].
+    Forget { tenant: TenantId, through: u64 },
     /// Records up to this size are durable. Answer: [`Answer::Checkpoint`].
     Durable { size: u64 },
     /// Time passes: waits end, refusals are written, and what boots before left pending ends, some
@@ -166,6 +171,8 @@ pub enum Answer {
     Finished(Finished),
     /// Canonical `ExecutionResult`.
     Result { result: Vec<u8> },
+    /// How a user is named in the records of one day.
+    UserHash { hash: Hash },
     /// A signed note.
     Checkpoint { size: u64, note: String },
     /// The newest checkpoint, and the tenant's last sequence that it covers.

@@ -21,8 +21,8 @@ use crate::{body, plane::Plane, problem::Problem};
 type Done = Result<Json<Value>, Problem>;
 type Shared = State<Arc<Plane>>;
 
-/// A revocation's body.
-const REVOCATION_BYTES_MAX: usize = 4 * 1024;
+/// A body that names something.
+const NAMED_BYTES_MAX: usize = 4 * 1024;
 
 /// A Signed<AdmissionList>. A supervisor that was refused may try again.
 pub(super) async fn admit(State(plane): Shared, request: Request) -> Done {
@@ -110,8 +110,8 @@ async fn document(request: Request) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
-async fn named<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
-    let (bytes, _) = body::read_canonical(request, REVOCATION_BYTES_MAX).await?;
+pub(super) async fn named<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    let (bytes, _) = body::read_canonical(request, NAMED_BYTES_MAX).await?;
     serde_json::from_slice(&bytes).map_err(|_| Reason::DocumentMalformed.into())
 }
 
@@ -125,7 +125,7 @@ async fn accepted(
     Ok(Json(json!({ "hash": Hash::of(document) })))
 }
 
-async fn done(plane: &Arc<Plane>, command: Command) -> Done {
+pub(super) async fn done(plane: &Arc<Plane>, command: Command) -> Done {
     finished(plane, command).await?;
     Ok(Json(json!({})))
 }

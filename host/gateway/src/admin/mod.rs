@@ -7,6 +7,7 @@
 mod documents;
 mod export;
 mod lists;
+mod users;
 
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/executions", get(lists::executions))
         .route("/admin/v1/documents/{hash}", get(lists::document))
         .route("/admin/v1/audit/export", post(export::export))
+        .route("/admin/v1/audit/user", post(users::find))
+        .route("/admin/v1/audit/forget", post(users::forget))
         .fallback(async || {
             let detail = "docs/PROTOCOL.md lists the routes of administration.";
             Problem::new(StatusCode::NOT_FOUND, "route_not_found", detail)

@@ -48,6 +48,9 @@ enum Step {
     Admit {
         with_sandbox: bool,
     },
+    Forget {
+        days_ago: u64,
+    },
     /// Asks for an action that waits, or one that gets its token at once.
     Ask {
         waits: bool,
@@ -72,6 +75,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::RevokeCredential),
         1 => Just(Step::PolicyKey),
         1 => prop::bool::weighted(0.8).prop_map(|with_sandbox| Step::Admit { with_sandbox }),
+        1 => (0u64..3).prop_map(|days_ago| Step::Forget { days_ago }),
         4 => any::<bool>().prop_map(|waits| Step::Ask { waits }),
         4 => (0u8..4).prop_map(Step::Meet),
         1 => Just(Step::Reboot),
@@ -197,6 +201,10 @@ impl History {
                     if with_sandbox { vec![self.world.hello.measurement] } else { vec![] };
                 self.world.ok(self.world.admission(self.admission, admitted));
                 self.connect();
+            }
+            Step::Forget { days_ago } => {
+                let through = self.world.now.day() - days_ago;
+                self.world.ok(Command::Forget { tenant, through });
             }
             Step::Ask { waits } => {
                 self.keys += 1;
@@ -329,6 +337,11 @@ fn observe(world: &mut World, history: &Probe) -> Vec<String> {
     let mut seen = vec![];
     let Answer::Facts(facts) = world.ok(Command::Status) else { panic!() };
     seen.push(format!("admission {} {}", facts.admission, facts.admission_version));
+    for days_ago in 0..6 {
+        let (day, user) = (world.now.day() - days_ago, "customer".parse().unwrap());
+        let look = Command::UserHash { tenant: tenant(), day, user, wrapped: vec![] };
+        seen.push(format!("{:?}", world.call(look)));
+    }
     for key in 0..12u8 {
         for (agent, account) in [("trader", 0), ("trader", 1), ("simple", 0)] {
             let params = json!({ "account": format!("a{account}") });

@@ -16,6 +16,7 @@ mod pending;
 mod phases;
 mod quotas;
 mod races;
+mod salts;
 mod sandbox;
 #[path = "../world/mod.rs"]
 mod world;

@@ -43,6 +43,8 @@ fn number(command: &Command) -> usize {
         Command::Cover { .. } => 27,
         Command::SignIndex { .. } => 28,
         Command::Status => 29,
+        Command::UserHash { .. } => 30,
+        Command::Forget { .. } => 31,
     }
 }
 
@@ -94,13 +96,20 @@ fn commands(world: &World) -> Vec<Command> {
         Command::Cover { tenant: tenant() },
         Command::SignIndex { index: vec![] },
         Command::Status,
+        Command::UserHash {
+            tenant: tenant(),
+            day: world.now.day(),
+            user: "customer".parse().unwrap(),
+            wrapped: vec![1],
+        },
+        Command::Forget { tenant: tenant(), through: world.now.day() },
     ]
 }
 
 #[test]
 fn each_is_there() {
     let numbers: Vec<usize> = commands(&World::new()).iter().map(number).collect();
-    assert_eq!(numbers, (0..30).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..32).collect::<Vec<_>>());
 }
 
 #[test]
