@@ -3,12 +3,12 @@
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 
 use rand_core::CryptoRng;
-use serde::Serialize;
 use toani_protocol::{
     ActionId, AgentId, Hash, Reason, TenantId, Time,
     approval::Statement,
-    canonical::{self, Json},
-    limits::{EVIDENCE_RETENTION_MS, TOKEN_LIFE_MS_MAX},
+    canonical,
+    disclosure::{self as kept, Kept},
+    limits::TOKEN_LIFE_MS_MAX,
     plan::Plan,
     policy::Tier,
     record::{About, RecordKind},
@@ -30,15 +30,6 @@ use crate::{
 
 /// How long an action is remembered after it has ended, so that its agent can ask.
 const ENDED_ACTION_KEPT_MS: u64 = TOKEN_LIFE_MS_MAX;
-
-/// What of an action is kept sealed beside the log, for those who may be told later.
-#[derive(Serialize)]
-struct KeptParams<'a> {
-    action_id: &'a ActionId,
-    params: &'a Json,
-    params_nonce: Hash,
-    plan: &'a Plan,
-}
 
 /// Decides about a request.
 pub(crate) fn decide(turn: &mut Turn<'_>, asked: Result<Asked, Refusal>) -> Result<Answer, Reason> {
@@ -109,24 +100,18 @@ fn enter(
     mut action: Action,
     plan: Plan,
 ) -> Result<ActionStatus, Reason> {
-    let kept = KeptParams {
-        action_id: &id,
-        params: &action.asked.request.params,
-        params_nonce: action.params_nonce,
-        plan: &plan,
-    };
-    let kept = canonical::encode(&kept).map_err(|_| Reason::ParamsInvalid)?;
-    let kind = if action.granted.tier > Tier::Zero {
-        action.statement = Some(statement_of(turn.ready, &id, &action, plan, turn.now)?);
-        RecordKind::Waiting
+    let (kind, asked) = if action.granted.tier > Tier::Zero {
+        let (signed, hash) = statement_of(turn.ready, &id, &action, plan, turn.now)?;
+        let bytes = canonical::encode(&signed).map_err(|_| Reason::Internal)?;
+        action.statement = Some((bytes, hash));
+        (RecordKind::Waiting, kept::Asked::Statement(Box::new(signed)))
     } else {
         action.stage =
             Stage::Granted(Box::new(claims(turn.ready, &id, &action, None, turn.now, turn.rng)));
-        RecordKind::Allowed
+        let params = action.asked.request.params.clone();
+        (RecordKind::Allowed, kept::Asked::Directly { params, plan })
     };
-    // The statement holds all that the params' blob would.
-    let kept = action.statement.as_ref().map_or(kept, |(bytes, _)| bytes.clone());
-    let sealed = turn.ready.keys.seal(&[b"toani/v1/params", id.as_str().as_bytes()], &kept)?;
+    let kept = Kept { params_nonce: action.params_nonce, asked };
     let Asked { request, .. } = &action.asked;
     let user = salts::user_hash(turn, &request.tenant, &request.user)?;
     let jti = match &action.stage {
@@ -135,7 +120,7 @@ fn enter(
     };
     let about = About { user: Some(user), jti, ..about(turn.ready, &id, &action) };
     turn.ready.life.insert(id.clone(), action)?;
-    let blob = Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS)));
+    let blob = Some(turn.keep_sealed(KEPT, &id, &kept)?);
     let about = About { blob, ..about };
     turn.write(kind, about, None)?;
     let action = turn.ready.life.actions.get(&id).ok_or(Reason::Internal)?;
@@ -167,7 +152,7 @@ fn statement_of(
     action: &Action,
     plan: Plan,
     now: Time,
-) -> Result<(Vec<u8>, Hash), Reason> {
+) -> Result<(Signed<Statement>, Hash), Reason> {
     let request = &action.asked.request;
     let statement = Statement {
         instance: ready.instance,
@@ -189,8 +174,7 @@ fn statement_of(
     };
     let bytes = canonical::encode(&statement).map_err(|_| Reason::Internal)?;
     let hash = Statement::hash_of(&bytes);
-    let signed = Signed::by(&ready.keys.chain, Label::Statement, statement)
-        .and_then(|signed| canonical::encode(&signed));
+    let signed = Signed::by(&ready.keys.chain, Label::Statement, statement);
     signed.map(|signed| (signed, hash)).map_err(|_| Reason::Internal)
 }
 
@@ -288,6 +272,25 @@ pub(crate) fn statement(ready: &Ready, id: &ActionId) -> Result<Answer, Reason> 
     let action = ready.life.action(id)?;
     let (statement, _) = action.statement.as_ref().ok_or(Reason::ApprovalNotOpen)?;
     Ok(Answer::Statement { statement: statement.clone() })
+}
+
+/// What sealed blobs of an action are: what was asked, and what people answered.
+pub(crate) const KEPT: &[u8] = b"toani/v1/params";
+pub(crate) const EVIDENCE: &[u8] = b"toani/v1/evidence";
+
+/// Opens what is kept of an action. What it says anybody can hold against the records.
+pub(crate) fn disclose(
+    ready: &Ready,
+    action: &ActionId,
+    kept: &[u8],
+    evidence: Option<&[u8]>,
+) -> Result<Answer, Reason> {
+    let open = |what, sealed| {
+        let opened = ready.keys.open(&[what, action.as_str().as_bytes()], sealed);
+        opened.map_err(|_| Reason::ActionNotFound)
+    };
+    let evidence = evidence.map(|sealed| open(EVIDENCE, sealed)).transpose()?;
+    Ok(Answer::Disclosed { kept: open(KEPT, kept)?, evidence })
 }
 
 /// Ends a wait or voids a token. `kept` names the signed denial, where there is one.

@@ -3,11 +3,11 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use toani_protocol::{
-    ActionId, Hash, Reason, Time,
+    ActionId, Reason, Time,
     approval::{ApprovalProof, Evidence, Verdict},
     assurance::ApprovalLevel,
     canonical,
-    limits::EVIDENCE_RETENTION_MS,
+    disclosure::hitl_proof,
     policy::ApproverKey,
     record::{About, RecordKind},
     token,
@@ -117,11 +117,9 @@ fn approve(turn: &mut Turn<'_>, id: &ActionId) -> Result<(), Reason> {
 
 /// Keeps what people signed, sealed, for those who may be told later; a record names it.
 fn keep(turn: &mut Turn<'_>, id: &ActionId, evidence: &[&Evidence]) -> Result<About, Reason> {
-    let evidence = canonical::encode(evidence).map_err(|_| Reason::Internal)?;
-    let hitl_proof = Some(Hash::of_labelled("toani/v1/hitl-proof", &evidence));
-    let bound: [&[u8]; 2] = [b"toani/v1/evidence", id.as_str().as_bytes()];
-    let sealed = turn.ready.keys.seal(&bound, &evidence)?;
-    let blob = Some(turn.keep(sealed, Some(EVIDENCE_RETENTION_MS)));
+    let bytes = canonical::encode(evidence).map_err(|_| Reason::Internal)?;
+    let hitl_proof = Some(hitl_proof(&bytes));
+    let blob = Some(turn.keep_sealed(actions::EVIDENCE, id, &evidence)?);
     Ok(About { hitl_proof, blob, ..About::default() })
 }
 

@@ -126,6 +126,9 @@ impl Enclave {
             Command::Open { execution, blob, read } => {
                 Work::Answered(finish::open(ready, &execution, &blob, &read, now)?)
             }
+            Command::Disclose { action, kept, evidence } => {
+                Work::Answered(actions::disclose(ready, &action, &kept, evidence.as_deref())?)
+            }
             Command::UserHash { tenant, day, user, wrapped } => {
                 Work::Answered(salts::of_day(ready, &tenant, day, &user, &wrapped)?)
             }

@@ -3,14 +3,15 @@
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 
 use rand_core::CryptoRng;
+use serde::Serialize;
 use toani_audit::bundle::BundleIndex;
 use toani_policy::{CredentialView, Decision, Granted, Situation, VerifiedPolicy};
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, Time,
+    ActionId, BootId, Hash, Reason, TenantId, Time,
     assurance::{AgentLevel, Assurance, SandboxLevel, Tee},
     canonical,
     instance::Manifest,
-    limits::COVERAGES_MAX,
+    limits::{COVERAGES_MAX, EVIDENCE_RETENTION_MS},
     record::{About, RecordKind},
     request::ActionRequest,
     sign::{Bytes, Label, Signed},
@@ -215,6 +216,18 @@ impl Turn<'_> {
         let delete_after = for_ms.map(|ms| self.now.plus_ms(ms));
         self.out.push(Effect::PutBlob { bytes, delete_after });
         hash
+    }
+
+    /// Lets the host keep something of an action, sealed, for those who may be told later.
+    pub(crate) fn keep_sealed(
+        &mut self,
+        what: &[u8],
+        action: &ActionId,
+        document: &impl Serialize,
+    ) -> Result<Hash, Reason> {
+        let bytes = canonical::encode(document).map_err(|_| Reason::Internal)?;
+        let sealed = self.ready.keys.seal(&[what, action.as_str().as_bytes()], &bytes)?;
+        Ok(self.keep(sealed, Some(EVIDENCE_RETENTION_MS)))
     }
 }
 

@@ -5,6 +5,7 @@ use toani_policy::Granted;
 use toani_protocol::{
     ActionId, ExecutionId, Hash, Reason, Time,
     assurance::{ApprovalLevel, Assurance},
+    disclosure::{self as kept, Kept},
     limits::{OPEN_EXECUTIONS_MAX, TOKEN_LIFE_MS_MAX},
     policy::Tier,
     record::{About, RecordKind},
@@ -14,7 +15,7 @@ use toani_protocol::{
 };
 
 use crate::{
-    approvals,
+    actions, approvals,
     asked::{self, Asked, Rendered},
     keys::random,
     life::{InFlight, Stage},
@@ -215,7 +216,17 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
         started_at: turn.now,
         job: None,
     };
-    let about = about(&execution, &flight);
+    // What was asked for before is kept already.
+    let direct = !turn.ready.life.actions.contains_key(&redeemed.action);
+    let kept = direct.then(|| Kept {
+        params_nonce: flight.rendered.params_nonce,
+        asked: kept::Asked::Directly {
+            params: flight.asked.request.params.clone(),
+            plan: flight.rendered.plan.clone(),
+        },
+    });
+    let keep = kept.map(|kept| turn.keep_sealed(actions::KEPT, &redeemed.action, &kept));
+    let about = About { blob: keep.transpose()?, ..about(&execution, &flight) };
     let index = turn.write(RecordKind::Started, about, Some(sealed))?;
     turn.ready.life.spend(&redeemed.action, &execution);
     turn.ready.life.in_flight.insert(execution.clone(), flight);

@@ -23,6 +23,7 @@ pub mod approval;
 pub mod assurance;
 pub mod canonical;
 pub mod credential;
+pub mod disclosure;
 pub mod ids;
 pub mod instance;
 pub mod job;

@@ -88,6 +88,9 @@ pub enum Command {
     /// Opens a sealed result for the agent that it belongs to. Answer: [`Answer::Result`].
     Open { execution: ExecutionId, blob: Vec<u8>, read: Read },
 
+    /// Opens what is kept of an action, and what people answered, for the tenant's owner.
+    /// Answer: [`Answer::Disclosed`].
+    Disclose { action: ActionId, kept: Vec<u8>, evidence: Option<Vec<u8>> },
     /// The hash under which a user stands in a tenant's records of a day (days since 1970-01-01),
     /// with the day's wrapped salt. Answer: [`Answer::UserHash`].
     UserHash { tenant: TenantId, day: u64, user: UserId, wrapped: Vec<u8> },
@@ -171,6 +174,8 @@ pub enum Answer {
     Finished(Finished),
     /// Canonical `ExecutionResult`.
     Result { result: Vec<u8> },
+    /// A canonical `Kept`, and a canonical `KeptEvidence`.
+    Disclosed { kept: Vec<u8>, evidence: Option<Vec<u8>> },
     /// How a user is named in the records of one day.
     UserHash { hash: Hash },
     /// A signed note.

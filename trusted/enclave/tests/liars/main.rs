@@ -6,6 +6,7 @@
 mod agent;
 mod approver;
 mod canary;
+mod disclosure;
 mod floods;
 mod fold;
 mod host;

@@ -45,6 +45,7 @@ fn number(command: &Command) -> usize {
         Command::Status => 29,
         Command::UserHash { .. } => 30,
         Command::Forget { .. } => 31,
+        Command::Disclose { .. } => 32,
     }
 }
 
@@ -103,13 +104,14 @@ fn commands(world: &World) -> Vec<Command> {
             wrapped: vec![1],
         },
         Command::Forget { tenant: tenant(), through: world.now.day() },
+        Command::Disclose { action: "act_x".parse().unwrap(), kept: vec![1], evidence: None },
     ]
 }
 
 #[test]
 fn each_is_there() {
     let numbers: Vec<usize> = commands(&World::new()).iter().map(number).collect();
-    assert_eq!(numbers, (0..32).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..33).collect::<Vec<_>>());
 }
 
 #[test]
