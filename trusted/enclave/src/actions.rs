@@ -109,7 +109,7 @@ fn enter(
         action.stage =
             Stage::Granted(Box::new(claims(turn.ready, &id, &action, None, turn.now, turn.rng)));
         let params = action.asked.request.params.clone();
-        (RecordKind::Allowed, kept::Asked::Directly { params, plan })
+        (RecordKind::Allowed, kept::Asked::Directly { params, plan: Box::new(plan) })
     };
     let kept = Kept { params_nonce: action.params_nonce, asked };
     let Asked { request, .. } = &action.asked;

@@ -1,5 +1,7 @@
 //! Step 6 and 7: redeem a token, check everything again, reserve, and write `started`.
 
+use alloc::boxed::Box;
+
 use rand_core::CryptoRng;
 use toani_policy::Granted;
 use toani_protocol::{
@@ -222,7 +224,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
         params_nonce: flight.rendered.params_nonce,
         asked: kept::Asked::Directly {
             params: flight.asked.request.params.clone(),
-            plan: flight.rendered.plan.clone(),
+            plan: Box::new(flight.rendered.plan.clone()),
         },
     });
     let keep = kept.map(|kept| turn.keep_sealed(actions::KEPT, &redeemed.action, &kept));

@@ -26,7 +26,7 @@ pub struct Kept {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Asked {
     /// Nobody was asked to approve it.
-    Directly { params: Json, plan: Plan },
+    Directly { params: Json, plan: Box<Plan> },
     /// What people were asked to approve.
     Statement(Box<Signed<Statement>>),
 }
