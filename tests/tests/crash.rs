@@ -185,7 +185,7 @@ fn approvals_and_tokens_end_with_their_boot() {
     drop(finished(agent).unwrap());
     world.recover();
     let said = world.plane.approve(&action).unwrap();
-    assert_eq!((said.exit, said.code()), (1, "action_not_found"));
+    assert_eq!((said.exit, said.code()), (1, "boot_ended"));
 
     let arguments = [&arguments[..], &["--token-only"]].concat();
     let agent = world.plane.begin(&arguments).unwrap();
