@@ -1,65 +1,20 @@
-//! What `toani-verify` prints. All verification is in `toani_audit::bundle`.
+//! What a stranger can hold the plane to: proof bundles, offline, under a trust file of his own.
+//!
+//! Nothing here reads a file or a clock, and nothing is believed that was not verified. The formats
+//! are those of `toani_audit`, which the enclave writes by; this crate never links what collects a
+//! log or makes a bundle.
+#![cfg_attr(
+    not(test),
+    deny(clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
 
-use std::fmt::Write;
+mod bundle;
+pub mod merkle;
+mod print;
+mod problem;
+mod report;
 
-use serde_json::{Value, json};
-use toani_audit::bundle::{BundleError, Report};
-
-/// The verdict for people, of several lines.
-pub fn verified_text(report: &Report) -> String {
-    let mut out = String::from("VERIFIED\n\n");
-    let mut line = |name: &str, value: &str| {
-        // Writing to a String does not fail.
-        let _ = writeln!(out, "  {name:<13} {value}");
-    };
-    line("instance", &report.instance.to_string());
-    line("tenant", report.tenant.as_str());
-    line("log", &report.origin);
-    line(
-        "checkpoint",
-        &format!("{} records, root {}", report.checkpoint_size, report.checkpoint_root),
-    );
-    line("period", &format!("{} to {}", report.from, report.to));
-    line("exported", &format!("{} (the enclave's clock)", report.made_at));
-    line(
-        "records",
-        &format!("{}, and {} of the instance itself", report.records, report.instance_records),
-    );
-    for (kind, count) in &report.kinds {
-        line("", &format!("{count:>8} {kind}"));
-    }
-    line("outcomes", if report.outcomes.is_empty() { "none" } else { "" });
-    for (outcome, count) in &report.outcomes {
-        line("", &format!("{count:>8} {outcome}"));
-    }
-    line("policies", &report.policies.to_string());
-    line("receipts", &report.receipts.to_string());
-    if let Some(weakest) = report.weakest
-        && let Ok(Value::Object(levels)) = serde_json::to_value(weakest)
-    {
-        line("weakest", "level of each aspect over all executions and decisions");
-        for (aspect, level) in levels {
-            line("", &format!("{aspect:<10} {}", level.as_str().unwrap_or_default()));
-        }
-    }
-    let _ = write!(out, "\n{}\n{}\n", report.coverage, report.tee_statement);
-    out
-}
-
-/// The refusal for people.
-pub fn refused_text(error: &BundleError) -> String {
-    format!("REFUSED: {error}\n\nDo not rely on anything in this bundle. Code: {}\n", error.code())
-}
-
-/// The verdict for programs: `ok`, and `report`, or `code`, `error` and `file`.
-pub fn to_json(verdict: &Result<&Report, &BundleError>) -> Value {
-    match verdict {
-        Ok(report) => json!({ "ok": true, "report": report }),
-        Err(error) => json!({
-            "ok": false,
-            "code": error.code(),
-            "error": error.problem.sentence(),
-            "file": error.file,
-        }),
-    }
-}
+pub use bundle::{Verified, verify};
+pub use print::{refused_text, to_json, verified_text};
+pub use problem::{BundleError, Problem};
+pub use report::Report;

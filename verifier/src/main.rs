@@ -9,13 +9,12 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
-use toani_audit::bundle;
 use toani_protocol::{
     canonical,
     limits::{BUNDLE_BYTES_MAX, DOCUMENT_BYTES_MAX},
     trust::TrustFile,
 };
-use toani_verify::{refused_text, to_json, verified_text};
+use toani_verify::{Verified, refused_text, to_json, verified_text, verify};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -59,8 +58,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let trust = read_trust(&trust)
         .with_context(|| format!("{} is not a trust file", arguments.trust.display()))?;
     let bundle = read(&arguments.bundle, BUNDLE_BYTES_MAX)?;
-    let verdict = bundle::verify(&bundle, &trust);
-    let verdict = verdict.as_ref().map(bundle::Verified::report);
+    let verdict = verify(&bundle, &trust);
+    let verdict = verdict.as_ref().map(Verified::report);
     let text = match (arguments.json, &verdict) {
         (true, _) => format!("{:#}\n", to_json(&verdict)),
         (false, Ok(report)) => verified_text(report),

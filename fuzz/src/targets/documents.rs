@@ -92,7 +92,7 @@ pub(super) fn trust_file() -> Target {
         };
         one_spelling(bytes, read);
         let Some(changed) = read(bytes) else { return };
-        let believed = toani_audit::bundle::verify(&bundle, &changed).is_ok();
+        let believed = toani_verify::verify(&bundle, &changed).is_ok();
         let same = changed.instance == trust.instance
             && changed.log == trust.log
             && changed.mrenclaves.contains(&trust.mrenclaves[0])

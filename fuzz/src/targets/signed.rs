@@ -1,6 +1,6 @@
 //! Signed things: nothing verifies but what was signed, byte for byte.
 
-use toani_audit::{bundle, checkpoint::Checkpoint};
+use toani_audit::checkpoint::Checkpoint;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
     credential::SealedCredential,
@@ -73,5 +73,5 @@ pub(super) fn bundle() -> Target {
     let mut world = samples::lived();
     let all = vec![samples::bundle(&mut world)];
     let trust = samples::trust(&world);
-    nothing_else("bundle", 10, all, move |bytes| bundle::verify(bytes, &trust).is_ok())
+    nothing_else("bundle", 10, all, move |bytes| toani_verify::verify(bytes, &trust).is_ok())
 }

@@ -117,8 +117,9 @@ fn range_root(nodes: &dyn Nodes, low: u64, high: u64) -> Result<Hash, ProofError
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use toani_audit::tree::{Frontier, verify_consistency, verify_inclusion};
+    use toani_audit::tree::Frontier;
     use toani_protocol::record::Record;
+    use toani_verify::merkle::{verify_consistency, verify_inclusion};
 
     fn root(leaves: &[Hash]) -> Hash {
         let mut tree = Frontier::new();

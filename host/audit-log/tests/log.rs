@@ -12,9 +12,10 @@ use std::{
 
 use common::{Maker, ORIGIN, key, signer, tenant};
 use proptest::prelude::*;
-use toani_audit::{checkpoint, tree};
+use toani_audit::checkpoint;
 use toani_audit_log::{AuditLog, Failure, LogError, OpenError, Options, Storage, WINDOW, fsck};
 use toani_protocol::record::Record;
+use toani_verify::merkle;
 
 fn options() -> Options {
     Options { signer: Some(signer()) }
@@ -61,10 +62,10 @@ async fn records_come_back_after_a_restart_with_proofs() {
 
     let hash = Record::hash_of(&read[42]);
     let proof = log.inclusion_proof(42, 100).unwrap();
-    assert!(tree::verify_inclusion(&hash, 42, 100, &proof, &root).is_ok());
+    assert!(merkle::verify_inclusion(&hash, 42, 100, &proof, &root).is_ok());
     let proof = log.consistency_proof(37, 100).unwrap();
     let old = log.root(37).unwrap();
-    assert!(tree::verify_consistency(37, 100, &proof, &old, &root).is_ok());
+    assert!(merkle::verify_consistency(37, 100, &proof, &old, &root).is_ok());
     assert!(log.inclusion_proof(0, 101).is_err());
 }
 

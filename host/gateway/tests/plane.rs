@@ -84,7 +84,7 @@ async fn one_action_from_birth_to_bundle_and_across_a_restart() {
     let bundle = plane.administer("POST", "/admin/v1/audit/export", Some(&wanted)).await;
     assert_eq!(bundle.status, 200, "{bundle:?}");
     assert!(bundle.head.contains("application/x-tar"));
-    let verified = toani_audit::bundle::verify(&bundle.body, &trust(&plane).await).unwrap();
+    let verified = toani_verify::verify(&bundle.body, &trust(&plane).await).unwrap();
     assert!(verified.report().receipts >= 1, "{:?}", verified.report());
 
     // A new boot: the same key still gets the same answer.
@@ -250,7 +250,7 @@ async fn what_is_pending_ends_with_its_boot_and_says_so() {
     // A stranger reads the same in the records, one for each.
     let wanted = json!({"tenant": tenant()});
     let bundle = plane.administer("POST", "/admin/v1/audit/export", Some(&wanted)).await;
-    toani_audit::bundle::verify(&bundle.body, &trust(&plane).await).unwrap();
+    toani_verify::verify(&bundle.body, &trust(&plane).await).unwrap();
     let ends = bundle.body.windows(10).filter(|word| word == b"boot_ended").count();
     assert_eq!(ends, 2 * EACH + 1);
     let waits = plane.administer("GET", "/admin/v1/approvals", None).await.json();

@@ -1,17 +1,14 @@
 //! A bundle of a small instance, and every way to tamper with that which we thought of.
 
 use proptest::prelude::*;
-use toani_audit::{
-    bundle::{tar, verify},
-    checkpoint,
-    tree::Frontier,
-};
+use toani_audit::{bundle::tar, checkpoint, tree::Frontier};
 use toani_protocol::{
     assurance::Assurance,
     instance::Manifest,
     sign::{Bytes, Label, PublicKey, Signed},
     trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
 };
+use toani_verify::verify;
 
 use super::*;
 use crate::proofs;

@@ -29,12 +29,7 @@ use toani_protocol::{
     limits::MESSAGE_BYTES_MAX,
 };
 
-mod report;
 pub mod tar;
-mod verify;
-
-pub use report::Report;
-pub use verify::{Verified, verify};
 
 /// The index must fit into one message to the enclave.
 pub const INDEX_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
@@ -96,7 +91,8 @@ impl BundleIndex {
         Ok(index)
     }
 
-    fn check(&self) -> Result<(), CanonicalError> {
+    /// Whether its names are those of a bundle, and it is the index of its checkpoint.
+    pub fn check(&self) -> Result<(), CanonicalError> {
         let named = self.files.keys().all(|name| FileKind::of(name).is_some());
         let checkpoint = self.files.get(CHECKPOINT_NAME);
         let bound = checkpoint.is_some_and(|file| file.sha256 == self.checkpoint);
@@ -168,89 +164,6 @@ fn hash_of_stem(stem: &str) -> Option<Hash> {
     let bytes: Vec<u8> = HEXLOWER.decode(stem.as_bytes()).ok()?;
     bytes.try_into().ok().map(Hash::new)
 }
-
-macro_rules! problems {
-    ($($name:ident = $code:literal, $sentence:literal;)*) => {
-        /// What is wrong with a bundle. Codes are stable.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Problem {
-            $(#[doc = $sentence] $name),*
-        }
-
-        impl Problem {
-            pub const fn code(self) -> &'static str {
-                match self { $(Self::$name => $code),* }
-            }
-
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Self::$name => $sentence),* }
-            }
-        }
-    };
-}
-
-problems! {
-    TooLarge = "too_large", "the bundle is larger than a bundle may be";
-    Archive = "archive", "the archive is not in the one encoding that a bundle has, or is cut short";
-    IndexMissing = "index_missing", "the bundle has no index";
-    Index = "index", "the index is not a canonical bundle index";
-    IndexSignature = "index_signature", "the index is not signed by the log's key of the trust file";
-    Instance = "instance", "the bundle is of another instance than the trust file's";
-    Tenant = "tenant", "the bundle is of another tenant than the trust file's";
-    Unlisted = "file_unlisted", "a file is not in the index, or of no kind that a bundle has";
-    Missing = "file_missing", "a file that must be there is not";
-    FileHash = "file_hash", "a file is not the one that the index lists";
-    Manifest = "manifest", "the manifest is malformed, or names another log than the trust file";
-    Admission = "admission", "an admission list is not signed by the manifest's operators";
-    Checkpoint = "checkpoint", "the checkpoint is not signed by the log's key of the trust file";
-    Witnesses = "witnesses", "the trust file asks for witnesses, whose signatures this version cannot verify";
-    RecordMalformed = "record", "a record is malformed, or not the one that its name says";
-    RecordSignature = "record_signature", "a record is not signed by the log's key of the trust file";
-    RecordOrigin = "record_origin", "a record is of another log";
-    RecordMeasurement = "record_measurement", "a record was signed by a measurement that the trust file does not name";
-    RecordTenant = "record_tenant", "a record is of another tenant";
-    RecordOrder = "record_order", "a record's time or previous hash contradicts the record before it";
-    RecordGap = "record_gap", "the tenant's records are not without gap from the first to the last";
-    Proof = "proof", "a record's proof does not lead to the checkpoint";
-    Policy = "policy", "a policy is not the one that a record names";
-    Receipt = "receipt", "a receipt is malformed or not signed by the log's key of the trust file";
-    ReceiptRecord = "receipt_record", "a receipt says something else than the records";
-}
-
-/// Why a bundle is refused: what is wrong, and in which file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleError {
-    pub problem: Problem,
-    /// One of the names that a bundle may have.
-    pub file: Option<String>,
-}
-
-impl BundleError {
-    /// The stable code of what is wrong.
-    pub fn code(&self) -> &'static str {
-        self.problem.code()
-    }
-
-    fn of(problem: Problem) -> Self {
-        Self { problem, file: None }
-    }
-
-    fn in_file(problem: Problem, file: &FileKind) -> Self {
-        Self { problem, file: Some(file.name()) }
-    }
-}
-
-impl core::fmt::Display for BundleError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(self.problem.sentence())?;
-        match &self.file {
-            Some(file) => write!(f, " ({file})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl core::error::Error for BundleError {}
 
 #[cfg(test)]
 mod tests {

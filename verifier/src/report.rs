@@ -1,6 +1,6 @@
 //! What a verified bundle says, in numbers and words.
 
-use alloc::{collections::BTreeMap, format, string::String};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use toani_protocol::{
@@ -49,7 +49,7 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 
 impl Report {
     /// Counts one of the tenant's records.
-    pub(super) fn add(&mut self, record: &Record) {
+    pub(crate) fn add(&mut self, record: &Record) {
         self.records = self.records.saturating_add(1);
         count(&mut self.kinds, record.kind.as_str());
         if let Some(outcome) = record.about.outcome {
@@ -69,7 +69,7 @@ impl Report {
         }
     }
 
-    pub(super) fn conclude(&mut self) {
+    pub(crate) fn conclude(&mut self) {
         self.coverage = format!(
             "All {} records of tenant {} with sequences {} to {}, without a gap; {} was its last \
              at the checkpoint over {} records of the log. {} What happened after the checkpoint \
@@ -90,7 +90,7 @@ impl Report {
 }
 
 /// What the roots prove. A bundle of this version holds no quotes.
-pub(super) fn tee_of(trust: &TrustFile) -> (Tee, String) {
+pub(crate) fn tee_of(trust: &TrustFile) -> (Tee, String) {
     let statement = if trust.sgx_roots.is_empty() {
         "tee: none. The trust file names no attestation roots: that an enclave signed, and which \
          one, is the operator's word."

@@ -1,12 +1,16 @@
 //! Verifying a bundle against a trust file. Trust flows in one direction: from the trust file to
 //! index and checkpoint, from these to files and records, from records to policies and receipts.
 
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    string::String,
-    vec::Vec,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use toani_audit::{
+    bundle::{
+        BundleIndex, CHECKPOINT_NAME, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX, INDEX_NAME,
+        MANIFEST_NAME, tar,
+    },
+    chain::{ChainError, TenantTip, verify_record},
+    checkpoint::Checkpoint,
+};
 use toani_protocol::{
     Hash, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
@@ -17,16 +21,10 @@ use toani_protocol::{
     trust::TrustFile,
 };
 
-use super::{
-    BundleError, BundleIndex, CHECKPOINT_NAME, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX,
-    INDEX_NAME, MANIFEST_NAME, Problem,
-    report::{self, Report},
-    tar,
-};
 use crate::{
-    chain::{ChainError, TenantTip, verify_record},
-    checkpoint::Checkpoint,
-    tree::{self, PROOF_HASHES_MAX},
+    merkle::{self, PROOF_HASHES_MAX},
+    problem::{BundleError, Problem},
+    report::{self, Report},
 };
 
 type Files<'a> = BTreeMap<&'a str, &'a [u8]>;
@@ -162,7 +160,7 @@ fn verify_manifest(files: &Files<'_>, trust: &TrustFile) -> Result<Manifest, Bun
 fn verify_checkpoint(files: &Files<'_>, trust: &TrustFile) -> Result<Checkpoint, BundleError> {
     let fail = |problem| BundleError::in_file(problem, &FileKind::Checkpoint);
     let bytes = files.get(CHECKPOINT_NAME).ok_or_else(|| fail(Problem::Missing))?;
-    let note = core::str::from_utf8(bytes).map_err(|_| fail(Problem::Checkpoint))?;
+    let note = std::str::from_utf8(bytes).map_err(|_| fail(Problem::Checkpoint))?;
     Checkpoint::verify(note, &trust.log.origin, &trust.log.key)
         .map_err(|_| fail(Problem::Checkpoint))
 }
@@ -239,7 +237,7 @@ fn verify_proof(parts: &Parts<'_>, number: u64, leaf_hash: &Hash) -> Result<(), 
     let bytes = files.get(kind.name().as_str()).ok_or_else(|| fail(Problem::Missing))?;
     let proof: Vec<Hash> = canonical::decode(bytes, PROOF_HASHES_MAX.saturating_mul(80))
         .map_err(|_| fail(Problem::Proof))?;
-    tree::verify_inclusion(leaf_hash, number, checkpoint.size, &proof, &checkpoint.root)
+    merkle::verify_inclusion(leaf_hash, number, checkpoint.size, &proof, &checkpoint.root)
         .map_err(|_| fail(Problem::Proof))
 }
 

@@ -1,0 +1,65 @@
+//! The verdict, for people and for programs.
+
+use std::fmt::Write;
+
+use crate::{problem::BundleError, report::Report};
+use serde_json::{Value, json};
+
+/// The verdict for people, of several lines.
+pub fn verified_text(report: &Report) -> String {
+    let mut out = String::from("VERIFIED\n\n");
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "  {name:<13} {value}");
+    };
+    line("instance", &report.instance.to_string());
+    line("tenant", report.tenant.as_str());
+    line("log", &report.origin);
+    line(
+        "checkpoint",
+        &format!("{} records, root {}", report.checkpoint_size, report.checkpoint_root),
+    );
+    line("period", &format!("{} to {}", report.from, report.to));
+    line("exported", &format!("{} (the enclave's clock)", report.made_at));
+    line(
+        "records",
+        &format!("{}, and {} of the instance itself", report.records, report.instance_records),
+    );
+    for (kind, count) in &report.kinds {
+        line("", &format!("{count:>8} {kind}"));
+    }
+    line("outcomes", if report.outcomes.is_empty() { "none" } else { "" });
+    for (outcome, count) in &report.outcomes {
+        line("", &format!("{count:>8} {outcome}"));
+    }
+    line("policies", &report.policies.to_string());
+    line("receipts", &report.receipts.to_string());
+    if let Some(weakest) = report.weakest
+        && let Ok(Value::Object(levels)) = serde_json::to_value(weakest)
+    {
+        line("weakest", "level of each aspect over all executions and decisions");
+        for (aspect, level) in levels {
+            line("", &format!("{aspect:<10} {}", level.as_str().unwrap_or_default()));
+        }
+    }
+    let _ = write!(out, "\n{}\n{}\n", report.coverage, report.tee_statement);
+    out
+}
+
+/// The refusal for people.
+pub fn refused_text(error: &BundleError) -> String {
+    format!("REFUSED: {error}\n\nDo not rely on anything in this bundle. Code: {}\n", error.code())
+}
+
+/// The verdict for programs: `ok`, and `report`, or `code`, `error` and `file`.
+pub fn to_json(verdict: &Result<&Report, &BundleError>) -> Value {
+    match verdict {
+        Ok(report) => json!({ "ok": true, "report": report }),
+        Err(error) => json!({
+            "ok": false,
+            "code": error.code(),
+            "error": error.problem.sentence(),
+            "file": error.file,
+        }),
+    }
+}
