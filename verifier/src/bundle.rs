@@ -22,6 +22,7 @@ use toani_protocol::{
 };
 
 use crate::{
+    disclosure::{self, Disclosed, Held},
     merkle::{self, PROOF_HASHES_MAX},
     problem::{BundleError, Problem},
     report::{self, Report},
@@ -67,6 +68,7 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
     verify_admissions(&parts, &records, &manifest)?;
     let policies = verify_policies(&parts, &records)?;
     let receipts = verify_receipts(&parts, &records)?;
+    let disclosed = verify_disclosures(&parts, &records)?;
 
     let (tee, tee_statement) = report::tee_of(trust);
     let (from, to) = records.period();
@@ -87,6 +89,7 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
         outcomes: BTreeMap::new(),
         policies,
         receipts,
+        disclosed,
         tee,
         tee_statement,
         weakest: None,
@@ -385,6 +388,31 @@ fn verify_receipts(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleEr
         count = count.saturating_add(1);
     }
     Ok(count)
+}
+
+fn verify_disclosures(parts: &Parts<'_>, records: &Records) -> Result<Vec<Disclosed>, BundleError> {
+    let policy = |hash: &Hash| {
+        let bytes = parts.files.get(FileKind::Policy(*hash).name().as_str())?;
+        let signed: Signed<Policy> = canonical::decode(bytes, DOCUMENT_BYTES_MAX).ok()?;
+        Some(signed.payload)
+    };
+    let mut disclosed = Vec::new();
+    for (kind, bytes) in of_kinds(parts.files) {
+        let FileKind::Disclosure(action) = &kind else {
+            continue;
+        };
+        let of_action = |record: &&Record| record.about.action_id.as_ref() == Some(action);
+        let held = Held {
+            trust: parts.trust,
+            tenant: &parts.index.tenant,
+            records: records.0.values().filter(of_action).collect(),
+            policy: &policy,
+        };
+        let opened = disclosure::read(bytes, &kind)
+            .and_then(|disclosure| disclosure::verify(&disclosure, &held));
+        disclosed.push(opened.map_err(|problem| BundleError::in_file(problem, &kind))?);
+    }
+    Ok(disclosed)
 }
 
 /// The record `started` that a receipt names is that of its execution. It may lie before the

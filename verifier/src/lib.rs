@@ -9,12 +9,14 @@
 )]
 
 mod bundle;
+mod disclosure;
 pub mod merkle;
 mod print;
 mod problem;
 mod report;
 
 pub use bundle::{Verified, verify};
+pub use disclosure::{Answered, Disclosed};
 pub use print::{refused_text, to_json, verified_text};
 pub use problem::{BundleError, Problem};
 pub use report::Report;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::{problem::BundleError, report::Report};
 use serde_json::{Value, json};
+use toani_protocol::approval::Verdict;
 
 /// The verdict for people, of several lines.
 pub fn verified_text(report: &Report) -> String {
@@ -34,6 +35,36 @@ pub fn verified_text(report: &Report) -> String {
     }
     line("policies", &report.policies.to_string());
     line("receipts", &report.receipts.to_string());
+    for shown in &report.disclosed {
+        let name = |name: Option<&str>| escape(name.unwrap_or_default());
+        let (service, action) = (shown.service.as_ref(), shown.action.as_ref());
+        let (service, action) =
+            (name(service.map(|id| id.as_str())), name(action.map(|id| id.as_str())));
+        line("disclosed", shown.action_id.as_str());
+        line(
+            "",
+            &format!(
+                "{service}.{action}, by agent {}",
+                name(shown.agent.as_ref().map(|id| id.as_str()))
+            ),
+        );
+        line("", &escape(&shown.target));
+        line("", &format!("params {}", escape(&shown.params.0.to_string())));
+        for answer in &shown.answers {
+            let said = match answer.verdict {
+                Verdict::Approve => "approved",
+                Verdict::Deny => "denied",
+            };
+            line(
+                "",
+                &format!(
+                    "{said} by {} ({})",
+                    answer.person,
+                    json!(answer.key).as_str().unwrap_or_default()
+                ),
+            );
+        }
+    }
     if let Some(weakest) = report.weakest
         && let Ok(Value::Object(levels)) = serde_json::to_value(weakest)
     {
@@ -44,6 +75,15 @@ pub fn verified_text(report: &Report) -> String {
     }
     let _ = write!(out, "\n{}\n{}\n", report.coverage, report.tee_statement);
     out
+}
+
+/// Text of others, with nothing in it that a terminal would obey or that would be read as another
+/// character.
+fn escape(text: &str) -> String {
+    let shown = |c: char| c == ' ' || c.is_ascii_graphic();
+    text.chars()
+        .flat_map(|c| if shown(c) { vec![c] } else { c.escape_unicode().collect() })
+        .collect()
 }
 
 /// The refusal for people.

@@ -47,6 +47,9 @@ problems! {
     Proof = "proof", "a record's proof does not lead to the checkpoint";
     Policy = "policy", "a policy is not the one that a record names";
     Receipt = "receipt", "a receipt is malformed or not signed by the log's key of the trust file";
+    Disclosure = "disclosure", "a disclosure is malformed, or not of the action that its name says";
+    DisclosureRecord = "disclosure_record", "a disclosure does not open what the records commit to";
+    DisclosureApproval = "disclosure_approval", "an answer of a disclosure is not by a person and key of the policy, or does not lead to what the records say";
     ReceiptRecord = "receipt_record", "a receipt says something else than the records";
 }
 

@@ -10,6 +10,8 @@ use toani_protocol::{
     trust::TrustFile,
 };
 
+use crate::disclosure::Disclosed;
+
 /// What was verified. Every field follows from records whose proofs hold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -34,6 +36,8 @@ pub struct Report {
     pub outcomes: BTreeMap<String, u64>,
     pub policies: u64,
     pub receipts: u64,
+    /// Actions whose params, and whose approvers, the bundle shows.
+    pub disclosed: Vec<Disclosed>,
     /// What the trust file's roots prove of the enclave; never what the records claim.
     pub tee: Tee,
     pub tee_statement: String,

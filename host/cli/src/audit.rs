@@ -22,6 +22,9 @@ pub(crate) enum Audit {
         /// The tenant's first sequence in the bundle.
         #[arg(long, default_value_t = 0)]
         from: u64,
+        /// Show what this action or execution was asked with, and who answered.
+        #[arg(long, value_name = "ACTION|EXECUTION")]
+        disclose: Vec<String>,
     },
     /// Find the records of one user: what they are named by on one day, in UTC.
     User {
@@ -51,7 +54,10 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let tenant = home.trust()?.tenant.context("the trust file names no tenant")?;
     match command {
-        Audit::Export { out, from } => export(&out, from, &tenant, home, client, output).await,
+        Audit::Export { out, from, disclose } => {
+            let body = json!({"tenant": tenant, "from_sequence": from, "disclose": disclose});
+            export(&out, &body, home, client, output).await
+        }
         Audit::User { user, day } => find(&user, &day, &tenant, client, output).await,
         Audit::Forget { through, yes } => {
             if !yes && !confirmed("forget")? {
@@ -104,14 +110,12 @@ async fn find(
 
 async fn export(
     out: &Path,
-    from: u64,
-    tenant: &TenantId,
+    body: &Value,
     home: &Home,
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let body = json!({"tenant": tenant, "from_sequence": from});
-    let answer = client.admin_post("/admin/v1/audit/export", &body).await?;
+    let answer = client.admin_post("/admin/v1/audit/export", body).await?;
     home::write(out, &answer.body)?;
     let result = json!({"bundle": out, "bytes": answer.body.len()});
     output.result(&result, |output| {

@@ -7,7 +7,13 @@ mod common;
 use common::{Instance, LIMIT, Running, policy, request, tenant, with_key};
 use serde_json::{Value, json};
 use toani_gateway::Exit;
-use toani_protocol::trust::TrustFile;
+use toani_protocol::{
+    approval::{Statement, Verdict},
+    canonical,
+    limits::EVIDENCE_RETENTION_MS,
+    sign::{self, PublicKey},
+    trust::TrustFile,
+};
 
 /// A port that nobody listens on.
 fn closed_port() -> u16 {
@@ -289,5 +295,78 @@ async fn users_are_found_by_day_until_they_are_forgotten() {
 
     let plane = Running::start(instance.config()).await;
     assert_eq!(find(&plane, day).await.code(), "day_forgotten");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+/// What opens the records' commitments goes into a bundle when it is asked for, and a stranger sees
+/// what was asked and who said yes or no.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_is_shown_what_was_asked_and_who_answered() {
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let mut wanted = vec![];
+    for (key, verdict) in [("yes", Verdict::Approve), ("no", Verdict::Deny)] {
+        let asked = post(&plane, "/v1/actions", key, &request("buy")).await.json();
+        let id = asked["action_id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/approvals/{id}");
+        let statement = plane.ask("GET", &path, &[], None).await.json();
+        let statement = canonical::encode_value(&statement["payload"]).unwrap();
+        let hash = Statement::hash_of(&statement);
+        let signature = sign::sign(&common::operator(), verdict.label(), hash.as_bytes());
+        let evidence = json!({
+            "action_id": id, "person": "clara", "verdict": verdict,
+            "key": {"ed25519": PublicKey::of(&common::operator())}, "proof": {"ed25519": signature}
+        });
+        let answered = plane.ask("POST", &path, &[], Some(&evidence)).await;
+        assert_eq!(answered.status, 200, "{answered:?}");
+        wanted.push(id);
+    }
+    let direct = post(&plane, "/v1/executions", "direct", &request("look")).await.json();
+    wanted.push(direct["execution_id"].as_str().unwrap().to_owned());
+    let export = async |plane: &Running, disclose: &[String]| {
+        let body = json!({"tenant": tenant(), "disclose": disclose});
+        plane.administer("POST", "/admin/v1/audit/export", Some(&body)).await
+    };
+    let bundle = export(&plane, &wanted).await;
+    assert_eq!(bundle.status, 200, "{bundle:?}");
+    let verified = toani_verify::verify(&bundle.body, &trust(&plane).await).unwrap();
+    let mut said: Vec<_> = verified
+        .report()
+        .disclosed
+        .iter()
+        .map(|shown| {
+            let answers =
+                shown.answers.iter().map(|answer| (answer.person.to_string(), answer.verdict));
+            (shown.action.as_ref().unwrap().to_string(), answers.collect::<Vec<_>>())
+        })
+        .collect();
+    said.sort_by_key(|(action, answers)| {
+        (action.clone(), answers.first().map(|(_, verdict)| *verdict == Verdict::Deny))
+    });
+    let clara = |verdict| ("buy".to_owned(), vec![("clara".to_owned(), verdict)]);
+    let expected = [clara(Verdict::Approve), clara(Verdict::Deny), ("look".to_owned(), vec![])];
+    assert_eq!(said, expected);
+    let text = toani_verify::verified_text(verified.report());
+    assert!(
+        text.contains("approved by clara (key)") && text.contains("denied by clara (key)"),
+        "{text}"
+    );
+    let without = export(&plane, &[]).await;
+    let verified = toani_verify::verify(&without.body, &trust(&plane).await).unwrap();
+    assert_eq!(verified.report().disclosed, []);
+    let unknown = export(&plane, &["act_unknown".to_owned()]).await;
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "disclosure_not_found"));
+    assert_eq!(plane.stop().await, Exit::Stopped);
+
+    // Its time is over.
+    let later = toani_enclave_host::now().plus_ms(EVIDENCE_RETENTION_MS + 1_000);
+    let held = toani_store::DataFolder::open(instance.data.path()).unwrap();
+    let store = toani_store::Store::open(&held).unwrap();
+    assert!(store.delete_expired(later).await.unwrap() > 0);
+    drop((store, held));
+    let plane = Running::start(instance.config()).await;
+    let deleted = export(&plane, &wanted).await;
+    assert_eq!((deleted.status, deleted.code().as_str()), (410, "disclosure_deleted"));
     assert_eq!(plane.stop().await, Exit::Stopped);
 }

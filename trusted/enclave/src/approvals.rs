@@ -4,11 +4,10 @@ use alloc::{boxed::Box, vec::Vec};
 
 use toani_protocol::{
     ActionId, Reason, Time,
-    approval::{ApprovalProof, Evidence, Verdict},
+    approval::{Evidence, Verdict},
     assurance::ApprovalLevel,
     canonical,
     disclosure::hitl_proof,
-    policy::ApproverKey,
     record::{About, RecordKind},
     token,
     wire::{Answer, ApprovalStatus},
@@ -18,7 +17,6 @@ use crate::{
     actions,
     life::{Action, Endorsement, Stage},
     ready::{Ready, Turn},
-    webauthn,
 };
 
 pub(crate) fn check(ready: &Ready, bytes: &[u8], now: Time) -> Result<Endorsement, Reason> {
@@ -40,25 +38,10 @@ fn verify(action: &Action, evidence: &Evidence) -> Option<ApprovalLevel> {
     if !granted.approvers.contains(&evidence.person) {
         return None;
     }
-    let person = action.asked.policy.policy().persons.get(&evidence.person)?;
-    let key = person.keys.iter().find(|key| **key == evidence.key)?;
-    let level = toani_policy::key_level(key, granted.tier)?;
-    if level < granted.least_approval {
-        return None;
-    }
     let (_, statement) = action.statement.as_ref()?;
-    let label = evidence.verdict.label();
-    match (key, &evidence.proof) {
-        (ApproverKey::Ed25519(key), ApprovalProof::Ed25519(signature)) => {
-            key.verify(label, statement.as_bytes(), signature).ok()?;
-        }
-        (ApproverKey::Passkey(passkey), ApprovalProof::Webauthn(assertion)) => {
-            let challenge = evidence.verdict.challenge(statement);
-            webauthn::verify(assertion, passkey, &challenge, granted.tier).ok()?;
-        }
-        _ => return None,
-    }
-    Some(level)
+    let policy = action.asked.policy.policy();
+    let level = toani_policy::answer_level(policy, evidence, statement, granted.tier)?;
+    (level >= granted.least_approval).then_some(level)
 }
 
 pub(crate) fn apply(turn: &mut Turn<'_>, checked: Endorsement) -> Result<Answer, Reason> {

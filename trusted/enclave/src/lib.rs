@@ -41,7 +41,6 @@ mod secret;
 mod state;
 mod tokens;
 mod vault;
-mod webauthn;
 
 pub use enclave::{Checked, Enclave};
 pub use keys::Platform;

@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+mod approval;
 mod check;
 mod decide;
 mod quota;
@@ -25,8 +26,10 @@ mod render;
 mod schema;
 mod template;
 mod verified;
+mod webauthn;
 
-pub use decide::{CredentialView, Decision, Granted, Situation, Usage, decide, key_level};
+pub use approval::answer_level;
+pub use decide::{CredentialView, Decision, Granted, Situation, Usage, decide};
 pub use quota::{QuotaKey, QuotaUse, Window};
 pub use render::render;
 pub use schema::{Schema, SchemaError};

@@ -10,7 +10,7 @@ use toani_audit::bundle::{
     INDEX_MAX, INDEX_NAME, tar,
 };
 use toani_protocol::{
-    BootId, ExecutionId, Hash, TenantId, Time,
+    ActionId, BootId, ExecutionId, Hash, TenantId, Time,
     canonical::{self, CanonicalError},
     limits::BUNDLE_BYTES_MAX,
     record::Record,
@@ -121,6 +121,11 @@ impl Draft {
     /// Adds a canonical `Signed<Receipt>`.
     pub fn receipt(&mut self, execution: ExecutionId, bytes: &[u8]) -> Result<(), DraftError> {
         self.put(&FileKind::Receipt(execution), bytes)
+    }
+
+    /// Adds a canonical `Disclosure`.
+    pub fn disclosure(&mut self, action: ActionId, bytes: &[u8]) -> Result<(), DraftError> {
+        self.put(&FileKind::Disclosure(action), bytes)
     }
 
     fn put(&mut self, kind: &FileKind, bytes: &[u8]) -> Result<(), DraftError> {

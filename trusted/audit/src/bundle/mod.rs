@@ -14,6 +14,7 @@
 //! | `proofs/NNNNNNNNNN.json` | its inclusion proof: a canonical array of hashes |
 //! | `policies/HEX.json` | each signed policy that a record names, by SHA-256 |
 //! | `receipts/EXECUTION.json` | canonical `Signed<Receipt>`s |
+//! | `disclosures/ACTION.json` | canonical `Disclosure`s: what opens the records' commitments |
 //!
 //! Its records are those of one tenant without a gap, from a sequence up to the last one that the
 //! tenant had at the checkpoint, and as many records of the instance itself (births, boots) as
@@ -24,7 +25,7 @@ use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use toani_protocol::{
-    BootId, ExecutionId, Hash, TenantId, Time,
+    ActionId, BootId, ExecutionId, Hash, TenantId, Time,
     canonical::{self, CanonicalError},
     limits::MESSAGE_BYTES_MAX,
 };
@@ -116,6 +117,7 @@ pub enum FileKind {
     Proof(u64),
     Policy(Hash),
     Receipt(ExecutionId),
+    Disclosure(ActionId),
 }
 
 impl FileKind {
@@ -134,6 +136,7 @@ impl FileKind {
                     "records" => Self::Record(stem.parse().ok()?),
                     "proofs" => Self::Proof(stem.parse().ok()?),
                     "receipts" => Self::Receipt(ExecutionId::new(stem).ok()?),
+                    "disclosures" => Self::Disclosure(ActionId::new(stem).ok()?),
                     _ => return None,
                 }
             }
@@ -152,6 +155,7 @@ impl FileKind {
             Self::Proof(index) => format!("proofs/{index:010}.json"),
             Self::Policy(hash) => format!("policies/{}.json", stem_of_hash(hash)),
             Self::Receipt(execution) => format!("receipts/{execution}.json"),
+            Self::Disclosure(action) => format!("disclosures/{action}.json"),
         }
     }
 }
