@@ -43,8 +43,8 @@ impl Said {
 pub struct Plane {
     programs: PathBuf,
     home: PathBuf,
-    /// The owner's public key.
     owner: String,
+    policy_key: String,
     process: Option<Child>,
 }
 
@@ -55,16 +55,28 @@ impl Plane {
             programs: programs.to_path_buf(),
             home: home.to_path_buf(),
             owner: String::new(),
+            policy_key: String::new(),
             process: None,
         };
         let born = plane.toani(&["init"])?.ok()?;
-        let owner = born.get("owner").and_then(Value::as_str).context("no owner key")?;
-        plane.owner = owner.to_owned();
+        let key = |name| born.get(name).and_then(Value::as_str).map(str::to_owned);
+        plane.owner = key("owner").context("no owner key")?;
+        plane.policy_key = key("policy_key").context("no policy key")?;
         Ok(plane)
     }
 
     pub fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// The owner's public key, as policies name it.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The public key that the tenant is named by.
+    pub fn policy_key(&self) -> &str {
+        &self.policy_key
     }
 
     pub fn data(&self) -> PathBuf {

@@ -45,6 +45,16 @@ impl Home {
         self.root.join("tenant/policy.key")
     }
 
+    /// The policy key that is to follow, until the plane has taken it.
+    pub(crate) fn next_policy_key(&self) -> PathBuf {
+        self.root.join("tenant/policy.next.key")
+    }
+
+    /// A policy key that was followed by another.
+    pub(crate) fn old_policy_key(&self, sequence: u64) -> PathBuf {
+        self.root.join(format!("tenant/policy-{sequence}.key"))
+    }
+
     pub(crate) fn owner_key(&self) -> PathBuf {
         self.root.join("owner/owner.key")
     }
@@ -87,14 +97,15 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     save().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes a file that must not be there yet.
+/// Writes a file that must not be there yet. When it returns, the file stays: keys are made so.
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    folder_of(path)?;
+    let folder = folder_of(path)?;
     let create = || -> std::io::Result<()> {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::File::open(folder)?.sync_all()
     };
     create().with_context(|| format!("cannot create {}; is it there already?", path.display()))
 }

@@ -75,6 +75,7 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
         "instance": facts.instance,
         "tenant": tenant,
         "owner": PublicKey::of(&owner),
+        "policy_key": PublicKey::of(&policy),
         "trust": home.trust_file(),
     });
     output.result(&result, |output| {
@@ -84,7 +85,8 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
              {root}/data         stays here: the plane's own folder\n\
              {root}/trust.json   goes to everyone who verifies; compare it by other means\n\
              {root}/operator     belongs to the operators: admits sandboxes\n\
-             {root}/tenant       belongs to who writes policies\n\
+             {root}/tenant       belongs to who writes policies; its key:\n\
+             \x20   {}\n\
              {root}/owner        belongs to who owns credentials; policies name its key:\n\
              \x20   {owner}\n\
              {root}/agents, approvers: each belongs on its own machine\n\n\
@@ -92,6 +94,7 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
              Next: toani serve, and in another terminal: toani admission admit --sandbox",
             output.good("Born:"),
             facts.instance,
+            PublicKey::of(&policy),
         )
     });
     Ok(())

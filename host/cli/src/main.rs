@@ -14,6 +14,7 @@ mod keys;
 mod output;
 mod passkey;
 mod policies;
+mod policy_keys;
 mod run;
 mod serve;
 mod status;

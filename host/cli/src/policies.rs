@@ -24,6 +24,7 @@ use crate::{
     home::{self, Home},
     keys,
     output::{Output, pretty, table},
+    policy_keys::{self, ChangeKey},
     run::{now, parse_params, split_action},
 };
 
@@ -51,6 +52,10 @@ pub(crate) enum PolicyCommand {
     Show { id: PolicyId },
     /// Revoke a policy: nothing under it starts any more.
     Revoke { id: PolicyId },
+    /// List the keys that have signed the tenant's policies, newest first.
+    Keys,
+    /// Let another key sign the tenant's policies from now on. Example: toani policy change-key
+    ChangeKey(ChangeKey),
     /// What would this request get, and why? Nothing is sent.
     Simulate(Simulate),
 }
@@ -101,11 +106,15 @@ pub(crate) async fn run(
             });
             Ok(())
         }
+        PolicyCommand::Keys => policy_keys::list(home, client, output).await,
+        PolicyCommand::ChangeKey(command) => {
+            policy_keys::change(command, home, client, output).await
+        }
         PolicyCommand::Simulate(command) => simulate(command, home, output),
     }
 }
 
-fn tenant(home: &Home) -> anyhow::Result<TenantId> {
+pub(crate) fn tenant(home: &Home) -> anyhow::Result<TenantId> {
     home.trust()?.tenant.context("the trust file names no tenant")
 }
 
@@ -157,7 +166,10 @@ fn sign(file: &Path, out: Option<PathBuf>, home: &Home, output: &Output) -> anyh
     let bytes = canonical::encode(&Signed::by(&key, Label::Policy, policy)?)?;
     let out = out.unwrap_or_else(|| file.with_extension("signed.json"));
     home::write(&out, &bytes)?;
-    let result = json!({"signed": out, "id": id, "version": version, "hash": Hash::of(&bytes)});
+    let result = json!({
+        "signed": out, "id": id, "version": version, "hash": Hash::of(&bytes),
+        "key": PublicKey::of(&key),
+    });
     output.result(&result, |output| {
         format!(
             "{} {id} version {version}\nNext: toani policy activate {}",

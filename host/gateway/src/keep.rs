@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use serde_json::{Value, json};
 use toani_protocol::{ActionId, ExecutionId, Hash, TenantId, Time, sign::Label};
 use toani_store::{
-    ActionRow, CredentialRow, DataFolder, EmbeddedReplay, ExecutionRow, FolderError, PolicyRow,
-    ReplayError, ReplayStore, Store, StoreError, Ticket,
+    ActionRow, CredentialRow, DataFolder, EmbeddedReplay, ExecutionRow, FolderError, PolicyKeyRow,
+    PolicyRow, ReplayError, ReplayStore, Store, StoreError, Ticket,
 };
 
 /// Rows of one list.
@@ -163,6 +163,11 @@ impl Keep {
         Ok(rows.await?.iter().map(policy).collect())
     }
 
+    pub(crate) async fn policy_keys(&self, tenant: TenantId) -> Result<Vec<Value>, KeepError> {
+        let rows = self.read(move |store| store.policy_keys(&tenant, ROWS_MAX));
+        Ok(rows.await?.iter().map(policy_key).collect())
+    }
+
     pub(crate) async fn credentials(
         &self,
         tenant: Option<TenantId>,
@@ -191,6 +196,10 @@ fn policy(row: &PolicyRow) -> Value {
         "state": row.state.as_str(),
         "since": row.since,
     })
+}
+
+fn policy_key(row: &PolicyKeyRow) -> Value {
+    json!({"sequence": row.sequence, "key": row.key, "since": row.since})
 }
 
 fn credential(row: &CredentialRow) -> Value {

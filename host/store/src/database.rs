@@ -32,6 +32,12 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (tenant, id, version)
     ) WITHOUT ROWID;
 
+    CREATE TABLE policy_keys (
+        tenant TEXT NOT NULL, sequence INTEGER NOT NULL, key TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        PRIMARY KEY (tenant, sequence)
+    ) WITHOUT ROWID;
+
     CREATE TABLE credentials (
         tenant TEXT NOT NULL, owner TEXT NOT NULL, id TEXT NOT NULL,
         version INTEGER NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL,
@@ -63,8 +69,8 @@ const MIGRATIONS: &[&str] = &["
 
 /// The tables that are made from records alone.
 pub(crate) const CLEAR_PROJECTIONS: &str = "
-    DELETE FROM policies; DELETE FROM credentials; DELETE FROM executions; DELETE FROM actions;
-    DELETE FROM approvals; UPDATE projected SET size = 0;
+    DELETE FROM policies; DELETE FROM policy_keys; DELETE FROM credentials; DELETE FROM executions;
+    DELETE FROM actions; DELETE FROM approvals; UPDATE projected SET size = 0;
 ";
 
 fn configure(connection: &Connection) -> Result<(), StoreError> {

@@ -34,7 +34,7 @@ pub use error::{FolderError, StoreError};
 pub use folder::DataFolder;
 pub use queries::{
     ActionRow, ActionState, ApprovalRow, CredentialRow, CredentialState, ExecutionRow,
-    ExecutionState, PolicyRow, PolicyState,
+    ExecutionState, PolicyKeyRow, PolicyRow, PolicyState,
 };
 pub use replay::{EmbeddedReplay, ReplayError, ReplayFuture, ReplayStore};
 pub use store::Store;

@@ -34,6 +34,7 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
             RecordKind::PolicyActivated | RecordKind::PolicyRevoked => {
                 policy(connection, record, tenant)?;
             }
+            RecordKind::PolicyKeyChanged => policy_key(connection, record, tenant)?,
             RecordKind::CredentialSealed | RecordKind::CredentialRevoked => {
                 credential(connection, record, tenant)?;
             }
@@ -54,7 +55,6 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
             | RecordKind::Boot
             | RecordKind::Admission
             | RecordKind::Sandbox
-            | RecordKind::PolicyKeyChanged
             | RecordKind::AgentRevoked
             | RecordKind::Refused
             | RecordKind::Refusals => {}
@@ -102,6 +102,28 @@ fn policy(connection: &Connection, record: &Record, tenant: &TenantId) -> Result
              VALUES (?1, ?2, ?3, ?4, 'active', ?5)",
         )?
         .execute(params![tenant, id, int(policy.version), policy.hash.as_bytes(), since])?;
+    // The tenant's first policy is signed by its first key.
+    if let Some(key) = &record.about.key {
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO policy_keys VALUES (?1, 0, ?2, ?3)")?
+            .execute(params![tenant, key.to_string(), since])?;
+    }
+    Ok(())
+}
+
+fn policy_key(
+    connection: &Connection,
+    record: &Record,
+    tenant: &TenantId,
+) -> Result<(), StoreError> {
+    if let Some(key) = &record.about.key {
+        connection
+            .prepare_cached(
+                "INSERT INTO policy_keys SELECT ?1, COALESCE(MAX(sequence), 0) + 1, ?2, ?3
+                 FROM policy_keys WHERE tenant = ?1",
+            )?
+            .execute(params![tenant.as_str(), key.to_string(), int(record.index)])?;
+    }
     Ok(())
 }
 

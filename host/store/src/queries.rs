@@ -54,6 +54,15 @@ pub struct PolicyRow {
     pub since: u64,
 }
 
+/// One of the keys that have signed a tenant's policies; 0 is the first, the last one signs now.
+/// `since`: index of the record that it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyKeyRow {
+    pub sequence: u64,
+    pub key: PublicKey,
+    pub since: u64,
+}
+
 /// One version of a credential; never its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialRow {
@@ -134,6 +143,23 @@ impl Store {
                 hash: hash(row.get(3)?)?,
                 state: state(row, 4, PolicyState::read)?,
                 since: uint(row.get(5)?),
+            })
+        })
+    }
+
+    /// A tenant's policy keys, newest first.
+    pub fn policy_keys(
+        &self,
+        tenant: &TenantId,
+        max: u32,
+    ) -> Result<Vec<PolicyKeyRow>, StoreError> {
+        let sql = "SELECT sequence, key, since FROM policy_keys
+                   WHERE tenant = ?1 ORDER BY sequence DESC LIMIT ?2";
+        self.rows(sql, params![tenant.as_str(), max], |row| {
+            Ok(PolicyKeyRow {
+                sequence: uint(row.get(0)?),
+                key: text(row, 1, str::parse)?,
+                since: uint(row.get(2)?),
             })
         })
     }

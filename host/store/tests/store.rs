@@ -175,6 +175,7 @@ fn policy(version: u64) -> About {
             version,
             hash: Hash::of(&version.to_be_bytes()),
         }),
+        key: Some(PublicKey::new([1; 32])),
         ..About::default()
     }
 }
@@ -235,6 +236,12 @@ fn story() -> Vec<Vec<u8>> {
     maker.add(RecordKind::Waiting, action("a4"));
     maker.add(RecordKind::PolicyRevoked, policy(2));
     maker.add(RecordKind::CredentialRevoked, credential(2));
+    for key in [2, 1] {
+        let key = Some(PublicKey::new([key; 32]));
+        let about = About { tenant: Some(tenant(1)), key, ..About::default() };
+        maker.add(RecordKind::PolicyKeyChanged, about);
+    }
+    maker.add(RecordKind::PolicyActivated, policy(3));
     maker.0
 }
 
@@ -247,7 +254,13 @@ async fn project(store: &Store, leaves: &[Vec<u8>]) {
 fn check_story(store: &Store) {
     let policies = store.policies(Some(&tenant(1)), 10).unwrap();
     let states: Vec<_> = policies.iter().map(|row| (row.version, row.state)).collect();
-    assert_eq!(states, [(1, PolicyState::Superseded), (2, PolicyState::Revoked)]);
+    let expected =
+        [(1, PolicyState::Superseded), (2, PolicyState::Superseded), (3, PolicyState::Active)];
+    assert_eq!(states, expected);
+    let keys = store.policy_keys(&tenant(1), 10).unwrap();
+    let keys: Vec<_> = keys.iter().map(|row| (row.sequence, row.key.as_bytes()[0])).collect();
+    assert_eq!(keys, [(2, 1), (1, 2), (0, 1)]);
+    assert_eq!(store.policy_keys(&tenant(2), 10).unwrap(), []);
     assert_eq!(store.policies(Some(&tenant(2)), 10).unwrap(), []);
     let credentials = store.credentials(None, 10).unwrap();
     let states: Vec<_> = credentials.iter().map(|row| (row.version, row.state)).collect();
@@ -289,14 +302,14 @@ async fn lists_follow_from_the_records() {
     assert_eq!(store.projected(), Ok(9));
     // Some of them again, as after a crash between log and lists.
     project(&store, &story[4..]).await;
-    assert_eq!(store.projected(), Ok(18));
+    assert_eq!(store.projected(), Ok(21));
     check_story(&store);
-    assert_eq!(store.rebuild(&story).await, Ok(18));
+    assert_eq!(store.rebuild(&story).await, Ok(21));
     check_story(&store);
 
     let mut later = Maker(story);
     later.add(RecordKind::Boot, About::default());
-    project(&store, &later.0[18..]).await;
+    project(&store, &later.0[21..]).await;
     assert_eq!(store.actions_waiting(None, 10).unwrap(), []);
 }
 
@@ -317,7 +330,7 @@ proptest! {
 
     /// Whatever is taken twice and wherever it stops: the same lists.
     #[test]
-    fn projecting_again_changes_nothing(stops in prop::collection::vec(0usize..=18, 0..5)) {
+    fn projecting_again_changes_nothing(stops in prop::collection::vec(0usize..=21, 0..5)) {
         let folder = tempfile::tempdir().unwrap();
         let (_held, store) = open(folder.path());
         let story = story();
@@ -334,7 +347,7 @@ proptest! {
 
     #[test]
     fn changed_leaves_end_in_an_answer(
-        at in any::<prop::sample::Index>(), byte in any::<u8>(), leaf in 0usize..18,
+        at in any::<prop::sample::Index>(), byte in any::<u8>(), leaf in 0usize..21,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let (_held, store) = open(folder.path());

@@ -66,6 +66,21 @@ pub(super) async fn policies(
     Ok(Json(json!({ "policies": rows.map_err(|_| Problem::busy())? })))
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct PolicyKeysOf {
+    tenant: TenantId,
+}
+
+/// The tenant's policy keys, newest first.
+pub(super) async fn policy_keys(
+    State(plane): Shared,
+    Query(of): Query<PolicyKeysOf>,
+) -> Result<Json<Value>, Problem> {
+    plane.lists_are_current().await;
+    let rows = plane.keep().policy_keys(of.tenant).await;
+    Ok(Json(json!({ "keys": rows.map_err(|_| Problem::busy())? })))
+}
+
 pub(super) async fn credentials(
     State(plane): Shared,
     Query(of): Query<OfTenant>,

@@ -25,7 +25,7 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/admission", put(documents::admit))
         .route("/admin/v1/policies", put(documents::activate_policy).get(lists::policies))
         .route("/admin/v1/policies/revoke", post(documents::revoke_policy))
-        .route("/admin/v1/policy-keys", put(documents::change_policy_key))
+        .route("/admin/v1/policy-keys", put(documents::change_policy_key).get(lists::policy_keys))
         .route("/admin/v1/credentials", put(documents::put_credential).get(lists::credentials))
         .route("/admin/v1/credentials/revoke", post(documents::revoke_credential))
         .route("/admin/v1/agents/revoke", post(documents::revoke_agent))
