@@ -195,7 +195,8 @@ fn approvals_and_tokens_end_with_their_boot() {
     let token = said["token"].as_str().unwrap().to_owned();
     world.kill("toani");
     world.recover();
-    let said = world.plane.run("broker.buy_stock", ORDER, &["--token", &token]).unwrap();
+    let redeeming = ["--token", &token, "--idempotency-key", "k1"];
+    let said = world.plane.run("broker.buy_stock", ORDER, &redeeming).unwrap();
     assert_eq!(said.code(), "token_invalid");
     assert_eq!(world.upstream.orders(), 0);
 }

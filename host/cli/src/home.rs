@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use toani_protocol::{canonical, limits::DOCUMENT_BYTES_MAX, trust::TrustFile};
 
 pub(crate) fn default() -> PathBuf {
@@ -74,6 +74,12 @@ impl Home {
     /// What this side believes, from outside of the plane.
     pub(crate) fn trust(&self) -> anyhow::Result<TrustFile> {
         let path = self.trust_file();
+        if !path.exists() {
+            bail!(
+                "there is no {}; `toani init` makes one, --home names another folder",
+                path.display()
+            );
+        }
         let bytes = read(&path)?;
         canonical::decode(&bytes, DOCUMENT_BYTES_MAX)
             .with_context(|| format!("{} is no trust file", path.display()))

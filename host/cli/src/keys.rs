@@ -55,6 +55,13 @@ fn save(path: &Path, kind: &str, bytes: &[u8]) -> anyhow::Result<()> {
 
 /// Reads a key file that only its owner can read.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Key> {
+    if !path.exists() {
+        bail!(
+            "there is no key {}; `toani init`, `agent add` and `approver add` make keys, --home \
+             names another folder",
+            path.display()
+        );
+    }
     let text = Zeroizing::new(
         String::from_utf8(home::read(path)?)
             .with_context(|| format!("{} is no key file", path.display()))?,

@@ -6,6 +6,7 @@ mod approvals;
 mod audit;
 mod client;
 mod credentials;
+mod draft;
 mod executions;
 mod failure;
 mod home;
@@ -19,6 +20,7 @@ mod run;
 mod serve;
 mod status;
 mod tokens;
+mod windows;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -11,7 +11,7 @@ use toani_policy::{
 use toani_protocol::{
     AgentId, BootId, Hash, PolicyId, TenantId, Time, UserId,
     assurance::{AgentLevel, Assurance},
-    canonical::{self, Json},
+    canonical,
     limits::DOCUMENT_BYTES_MAX,
     policy::{AgentKey, Policy, QuotaWindow, Tier},
     request::ActionRequest,
@@ -20,12 +20,14 @@ use toani_protocol::{
 
 use crate::{
     client::Client,
+    draft::{self, Draft},
     failure::Failure,
     home::{self, Home},
     keys,
     output::{Output, pretty, table},
     policy_keys::{self, ChangeKey},
     run::{now, parse_params, split_action},
+    windows,
 };
 
 #[derive(Debug, Subcommand)]
@@ -85,14 +87,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     match command {
         PolicyCommand::New { out } => new(&out, output),
-        PolicyCommand::Check { file } => {
-            let policy = read_draft(&file, home)?;
-            let result = json!({"id": policy.id, "version": policy.version, "ok": true});
-            output.result(&result, |output| {
-                format!("{} {} version {}", output.good("Valid:"), policy.id, policy.version)
-            });
-            Ok(())
-        }
+        PolicyCommand::Check { file } => check(&file, home, output),
         PolicyCommand::Sign { file, out } => sign(&file, out, home, output),
         PolicyCommand::Activate { file } => activate(&file, client, output).await,
         PolicyCommand::List => list(home, client, output).await,
@@ -130,50 +125,42 @@ fn new(out: &Path, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a policy file, YAML or JSON, fills in what the tenant makes plain, and checks it.
-pub(crate) fn read_draft(file: &Path, home: &Home) -> anyhow::Result<Policy> {
-    let policy = parse_draft(file, home)?;
-    VerifiedPolicy::check_draft(&policy)
-        .with_context(|| format!("{} is not valid", file.display()))?;
-    Ok(policy)
-}
-
-fn parse_draft(file: &Path, home: &Home) -> anyhow::Result<Policy> {
-    let bytes = home::read(file)?;
-    if bytes.len() > DOCUMENT_BYTES_MAX {
-        bail!("{} is larger than {DOCUMENT_BYTES_MAX} bytes", file.display());
-    }
-    let text = std::str::from_utf8(&bytes).context("a policy file is UTF-8")?;
-    let Json(mut document) = serde_yaml_ng::from_str(text)
-        .with_context(|| format!("{} is neither YAML nor JSON", file.display()))?;
-    let map = document.as_object_mut().context("a policy is a mapping")?;
-    map.entry("format").or_insert(json!("toani-policy/1"));
-    map.entry("not_before").or_insert(json!(now()));
-    if !map.contains_key("tenant") {
-        let key = keys::read_ed25519(&home.policy_key())?;
-        // After a change of the policy key the tenant keeps its first name.
-        let tenant = tenant(home).unwrap_or_else(|_| TenantId::of_first_key(&PublicKey::of(&key)));
-        map.insert("tenant".to_owned(), json!(tenant));
-    }
-    serde_path_to_error::deserialize(document)
-        .with_context(|| format!("{} is not a policy", file.display()))
+fn check(file: &Path, home: &Home, output: &Output) -> anyhow::Result<()> {
+    let Draft { policy, windows } = draft::read(file, home)?;
+    let result = json!({
+        "id": policy.id, "version": policy.version, "ok": true,
+        "windows": windows, "zone_data": windows::zone_data(),
+    });
+    output.result(&result, |output| {
+        let head = format!("{} {} version {}", output.good("Valid:"), policy.id, policy.version);
+        head + &windows::sentences(&windows)
+    });
+    Ok(())
 }
 
 fn sign(file: &Path, out: Option<PathBuf>, home: &Home, output: &Output) -> anyhow::Result<()> {
-    let policy = read_draft(file, home)?;
+    let Draft { policy, windows } = draft::read(file, home)?;
     let (id, version) = (policy.id.clone(), policy.version);
     let key = keys::read_ed25519(&home.policy_key())?;
     let bytes = canonical::encode(&Signed::by(&key, Label::Policy, policy)?)?;
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        bail!(
+            "signed, the policy has {} bytes, and a policy may have {DOCUMENT_BYTES_MAX}; write \
+             more than one policy, or fewer windows",
+            bytes.len()
+        );
+    }
     let out = out.unwrap_or_else(|| file.with_extension("signed.json"));
     home::write(&out, &bytes)?;
     let result = json!({
         "signed": out, "id": id, "version": version, "hash": Hash::of(&bytes),
-        "key": PublicKey::of(&key),
+        "key": PublicKey::of(&key), "windows": windows, "zone_data": windows::zone_data(),
     });
     output.result(&result, |output| {
         format!(
-            "{} {id} version {version}\nNext: toani policy activate {}",
+            "{} {id} version {version}{}\nNext: toani policy activate {}",
             output.good("Signed:"),
+            windows::sentences(&windows),
             out.display()
         )
     });
@@ -317,6 +304,6 @@ fn read_verified(file: &Path, home: &Home) -> anyhow::Result<VerifiedPolicy> {
         return Ok(VerifiedPolicy::verify(&bytes, &key)?);
     }
     let key = ed25519_dalek::SigningKey::from_bytes(&*keys::random::<32>()?);
-    let signed = Signed::by(&key, Label::Policy, read_draft(file, home)?)?;
+    let signed = Signed::by(&key, Label::Policy, draft::read(file, home)?.policy)?;
     Ok(VerifiedPolicy::verify(&canonical::encode(&signed)?, &PublicKey::of(&key))?)
 }

@@ -44,11 +44,12 @@ pub(crate) struct Run {
     /// The same key gets the same answer for 24 hours; by default a random one.
     #[arg(long)]
     idempotency_key: Option<String>,
-    /// Redeem this token instead of asking for one.
-    #[arg(long)]
+    /// Redeem this token instead of asking for one. It is good for the very request that asked for
+    /// it: the same agent, user, action and --params, and the same --idempotency-key.
+    #[arg(long, requires = "idempotency_key")]
     token: Option<String>,
-    /// Print the token instead of redeeming it.
-    #[arg(long)]
+    /// Print the token instead of redeeming it; say --idempotency-key too, to redeem it later.
+    #[arg(long, requires = "idempotency_key", conflicts_with = "token")]
     token_only: bool,
     /// Wait so many seconds for people; by default as long as the policy lets them.
     #[arg(long)]

@@ -25,20 +25,30 @@ const API_KEY_BYTES_MAX: usize = 512;
 /// How long a request lives that the gateway completes.
 const FILLED_LIFE_MS: u64 = 5 * 60 * 1000;
 
-/// Names that a plaintext credential goes by. A body that has one is refused before anything is
-/// logged, stored or sent.
+/// Names that a plaintext credential goes by, in lower case and without `_` and `-`. A body that has
+/// one is refused before anything is logged, stored or sent. They are compared whole, so that
+/// `secret_santa` and `token_id` are names like others.
 const CREDENTIAL_NAMES: &[&str] = &[
-    "api_key",
+    "accesstoken",
     "apikey",
     "authorization",
-    "client_secret",
+    "clientsecret",
     "credential",
-    "credential_value",
+    "credentialvalue",
     "password",
     "passwd",
-    "private_key",
+    "privatekey",
+    "refreshtoken",
     "secret",
+    "secretkey",
 ];
+
+/// Whether a field of this name is taken for a plaintext credential, whatever its letters' case.
+/// Where it holds `null` or a boolean it passes: these carry none.
+pub fn names_credential(name: &str) -> bool {
+    let plain: String = name.chars().filter(|c| !"_-".contains(*c)).collect();
+    CREDENTIAL_NAMES.contains(&plain.to_ascii_lowercase().as_str())
+}
 
 /// What an agent asks for, ready for the enclave.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,8 +124,8 @@ pub(crate) fn too_large() -> Problem {
 pub(crate) fn holds_credential(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.iter().any(|(name, inner)| {
-            let named = CREDENTIAL_NAMES.contains(&name.to_ascii_lowercase().as_str());
-            (named && !inner.is_null()) || holds_credential(inner)
+            let carries = !matches!(inner, Value::Null | Value::Bool(_));
+            (carries && names_credential(name)) || holds_credential(inner)
         }),
         Value::Array(items) => items.iter().any(holds_credential),
         _ => false,
@@ -325,13 +335,29 @@ mod tests {
 
     #[test]
     fn a_plaintext_credential_is_refused_wherever_it_stands() {
-        for name in ["credential", "API_KEY", "password", "secret"] {
+        for name in ["credential", "API_KEY", "api-key", "clientSecret", "password", "secret"] {
             let mut body = short();
             body[name] = json!("hunter2");
             assert_eq!(code(read(&body, &[])), "plaintext_credential", "{name}");
             let mut body = short();
             body["params"][name] = json!({"x": [1]});
             assert_eq!(code(read(&body, &[])), "plaintext_credential", "{name} in params");
+        }
+    }
+
+    #[test]
+    fn honest_names_pass() {
+        let entries = [("authorization", "Bearer k")];
+        for (name, value) in [
+            ("token_id", json!("t1")),
+            ("secret_santa", json!("anna")),
+            ("password_reset_url", json!("https://example.com")),
+            ("secret", json!(true)),
+            ("credential", json!(null)),
+        ] {
+            let mut body = short();
+            body["params"][name] = value;
+            assert!(read(&body, &entries).is_ok(), "{name}");
         }
     }
 

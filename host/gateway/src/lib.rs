@@ -40,6 +40,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use crate::{
     api::openapi,
+    ask::names_credential,
     boot::{BootError, MANIFEST, birth},
     limits::Rate,
 };

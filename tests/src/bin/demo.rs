@@ -245,7 +245,9 @@ fn buy_stock(demo: &mut Demo) -> anyhow::Result<String> {
 fn token_again(demo: &mut Demo) -> anyhow::Result<String> {
     let before = demo.upstream.orders();
     let token = demo.used.clone().context("no token was used")?;
-    let said = demo.plane.run("broker.buy_stock", ORDER, &["--token", &token])?;
+    // With the key of the first time, the answer of the first time would come.
+    let again = ["--token", &token, "--idempotency-key", "demo-2"];
+    let said = demo.plane.run("broker.buy_stock", ORDER, &again)?;
     refused(said.code(), "token_used", said.exit)?;
     ensure!(demo.upstream.orders() == before, "it ran twice");
     Ok(format!("token_used; the brokerage still counts {before}"))
