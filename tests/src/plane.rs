@@ -43,8 +43,8 @@ impl Said {
 pub struct Plane {
     programs: PathBuf,
     home: PathBuf,
-    owner: String,
-    policy_key: String,
+    /// What `toani init` said.
+    born: Value,
     process: Option<Child>,
 }
 
@@ -54,14 +54,10 @@ impl Plane {
         let mut plane = Self {
             programs: programs.to_path_buf(),
             home: home.to_path_buf(),
-            owner: String::new(),
-            policy_key: String::new(),
+            born: Value::Null,
             process: None,
         };
-        let born = plane.toani(&["init"])?.ok()?;
-        let key = |name| born.get(name).and_then(Value::as_str).map(str::to_owned);
-        plane.owner = key("owner").context("no owner key")?;
-        plane.policy_key = key("policy_key").context("no policy key")?;
+        plane.born = plane.toani(&["init"])?.ok()?;
         Ok(plane)
     }
 
@@ -69,14 +65,14 @@ impl Plane {
         &self.home
     }
 
-    /// The owner's public key, as policies name it.
-    pub fn owner(&self) -> &str {
-        &self.owner
+    /// What `toani init` said.
+    pub fn born(&self) -> &Value {
+        &self.born
     }
 
-    /// The public key that the tenant is named by.
-    pub fn policy_key(&self) -> &str {
-        &self.policy_key
+    /// The owner's public key, as policies name it.
+    pub fn owner(&self) -> &str {
+        self.born.get("owner").and_then(Value::as_str).unwrap_or_default()
     }
 
     pub fn data(&self) -> PathBuf {
@@ -194,7 +190,7 @@ impl Plane {
     /// Writes, signs and activates the brokerage's policy.
     pub fn activate(&self, upstream: &Brokerage) -> anyhow::Result<()> {
         let file = self.home.join("policy.yaml");
-        std::fs::write(&file, policy::brokerage(&self.owner, upstream, 1))?;
+        std::fs::write(&file, policy::brokerage(self.owner(), upstream, 1))?;
         let file = file.to_str().context("a path in UTF-8")?;
         self.toani(&["agent", "add", "agent", "--policy", file])?.ok()?;
         self.toani(&["approver", "add", "anna", "--software-passkey", "--policy", file])?.ok()?;

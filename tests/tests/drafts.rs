@@ -132,6 +132,15 @@ fn what_no_request_could_use_is_refused_with_its_place() {
             assert!(detail.contains(says), "{by}: {detail}");
         }
     }
+    let person = format!(
+        "persons: {{anna: {{keys: [{{ed25519: \"{}\"}}]}}}}\nagents:",
+        author.plane.owner()
+    );
+    let approved = "tier: 2\n        approval: {approvers: [anna]}";
+    let text = policy("tier: 0", approved).replace("agents:", &person);
+    let said = author.say("check", &text);
+    assert!(said.error.contains("0 have a key that is good for tier 2"), "{}", said.error);
+    assert_eq!(author.say("check", &text.replace("tier: 2", "tier: 1")).exit, 0);
     // Not everything of a similar kind is.
     for (part, by) in [
         ("note: {type: string}", "secret_santa: {type: string}, secret: {type: boolean}"),

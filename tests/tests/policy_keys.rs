@@ -67,7 +67,7 @@ fn each_policy_key_names_the_next_and_then_signs_nothing_new() {
     // Over to an author with a home of their own and the plane's trust file.
     let other = Plane::init(&programs, &folder.path().join("other")).unwrap();
     fs::copy(plane.trust(), other.trust()).unwrap();
-    let key = other.policy_key();
+    let key = other.born()["policy_key"].as_str().unwrap();
     assert_eq!(change(&plane, &["--to", key]).exit, 2, "without a terminal it takes --yes");
     let handed = change(&plane, &["--to", key, "--yes"]).ok().unwrap();
     assert_eq!((&handed["sequence"], &handed["key"]), (&2.into(), &key.into()));

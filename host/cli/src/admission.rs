@@ -18,6 +18,8 @@ use crate::{client::Client, home::Home, keys, output::Output, serve::programs};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admission {
     /// Replace the list: admit the sandbox program beside this one, and no other.
+    ///
+    /// Example: toani admission admit --sandbox
     Admit {
         /// Measure the sandbox's programs here and admit them.
         #[arg(long, required = true)]

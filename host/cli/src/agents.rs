@@ -23,8 +23,12 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// Make an agent's key and enter the agent into a policy file.
+    ///
+    /// Example: toani agent add trader --policy policy.yaml --behind anna
     Add(AddAgent),
     /// Revoke an agent's key at once: no new token, and outstanding ones are void.
+    ///
+    /// Example: toani agent revoke trader
     Revoke { agent: AgentId },
 }
 
@@ -44,6 +48,8 @@ pub(crate) struct AddAgent {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Approver {
     /// Make a person's key and enter the person into a policy file.
+    ///
+    /// Example: toani approver add anna --software-passkey --policy policy.yaml
     Add(AddApprover),
 }
 

@@ -26,6 +26,8 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Approvals {
     /// The actions that wait for people.
+    ///
+    /// Example: toani approvals list
     List,
 }
 

@@ -30,16 +30,24 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Credential {
     /// Seal a new credential. The value comes from a prompt, or from standard input.
+    ///
+    /// Example: toani credential add broker --endpoint api.broker.example
     Add(Add),
     /// Seal a new value for a credential that is there: the next version.
+    ///
+    /// Example: toani credential rotate broker --endpoint api.broker.example
     Rotate(Add),
     /// Revoke a credential: nothing that needs it starts any more.
+    ///
+    /// Example: toani credential revoke broker
     Revoke {
         id: CredentialId,
         #[arg(long, default_value = "main")]
         namespace: Namespace,
     },
     /// List the tenant's credentials; values cannot be read out by anyone.
+    ///
+    /// Example: toani credential list
     List,
 }
 

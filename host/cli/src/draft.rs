@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
-use toani_policy::VerifiedPolicy;
+use toani_policy::{VerifiedPolicy, key_level};
 use toani_protocol::{
-    TenantId,
+    PersonId, TenantId,
     assurance::ApprovalLevel,
     canonical::Json,
     limits::DOCUMENT_BYTES_MAX,
@@ -37,7 +37,7 @@ pub(crate) fn read(file: &Path, home: &Home) -> anyhow::Result<Draft> {
     VerifiedPolicy::check_draft(&draft.policy).with_context(invalid)?;
     for (service, body) in &draft.policy.services {
         for (name, action) in &body.actions {
-            check_usable(action)
+            check_usable(&draft.policy, action)
                 .with_context(|| format!("services.{service}.actions.{name}"))
                 .with_context(invalid)?;
         }
@@ -74,13 +74,26 @@ fn tenant_of(home: &Home) -> anyhow::Result<TenantId> {
 }
 
 /// What the enclave would take, and every request would be refused for.
-fn check_usable(action: &Action) -> anyhow::Result<()> {
+fn check_usable(policy: &Policy, action: &Action) -> anyhow::Result<()> {
     let asked = action.tier > Tier::Zero || action.raise.iter().any(|r| r.tier > Tier::Zero);
     ensure!(
         asked || action.least.approval == ApprovalLevel::None,
         "`least.approval` asks for an approval, and at tier 0 nobody is asked, so that every \
          request would be refused; raise the tier, or leave `least.approval` out"
     );
+    if let Some(rule) = action.approval.as_ref().filter(|_| action.tier > Tier::Zero) {
+        let level = |key| key_level(key, action.tier).is_some_and(|l| l >= action.least.approval);
+        let able =
+            |id: &&PersonId| policy.persons.get(*id).is_some_and(|p| p.keys.iter().any(level));
+        let (tier, found) = (u8::from(action.tier), rule.approvers.iter().filter(able).count());
+        ensure!(
+            found >= usize::from(rule.threshold),
+            "of its approvers, {found} have a key that is good for tier {tier} and its \
+             `least.approval`, and {} must approve, so that every request would be refused; add a \
+             passkey (`toani approver add NAME --software-passkey`), or change the rule",
+            rule.threshold
+        );
+    }
     check_names(&action.params.0)
 }
 

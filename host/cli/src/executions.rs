@@ -15,11 +15,15 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Executions {
     /// The newest executions of the tenant.
+    ///
+    /// Example: toani executions list --limit 50
     List {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
     /// Result and receipt of one execution, as its agent.
+    ///
+    /// Example: toani executions show exe_... --agent agent
     Show {
         id: ExecutionId,
         #[arg(long, default_value = "agent")]

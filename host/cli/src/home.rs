@@ -106,6 +106,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// Writes a file that must not be there yet. When it returns, the file stays: keys are made so.
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = folder_of(path)?;
+    if path.exists() {
+        bail!("{} is there already, and is not written over; move it away first", path.display());
+    }
     let create = || -> std::io::Result<()> {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -113,7 +116,7 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::File::open(folder)?.sync_all()
     };
-    create().with_context(|| format!("cannot create {}; is it there already?", path.display()))
+    create().with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn folder_of(path: &Path) -> anyhow::Result<&Path> {

@@ -34,6 +34,7 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     if home.trust_file().exists() {
         bail!("{} holds an instance already; choose another --home", home.root().display());
     }
+    let programs = programs(command.programs)?;
     let operator = keys::new_ed25519(&home.operator_key())?;
     let policy = keys::new_ed25519(&home.policy_key())?;
     let owner = keys::new_ed25519(&home.owner_key())?;
@@ -54,8 +55,13 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     home::create(&home.data().join(toani_gateway::MANIFEST), &manifest_bytes)?;
 
     output.progress("An enclave process is born: it makes the instance's root key.");
-    let programs = programs(command.programs)?;
-    let facts = toani_gateway::birth(&programs.join("toani-enclave"), &home.data()).await?;
+    let born = toani_gateway::birth(&programs.join("toani-enclave"), &home.data()).await;
+    let facts = born.with_context(|| {
+        format!(
+            "{} is not whole; mend what follows, remove it, and try again",
+            home.root().display()
+        )
+    })?;
     let tenant = TenantId::of_first_key(&PublicKey::of(&policy));
     let trust = TrustFile {
         format: TrustFormat::V1,

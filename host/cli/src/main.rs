@@ -26,7 +26,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{client::Client, home::Home, output::Output};
+use crate::{client::Client, failure::Failure, home::Home, output::Output};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -66,7 +66,7 @@ enum Command {
     /// Admit a sandbox. Example: toani admission admit --sandbox
     #[command(subcommand)]
     Admission(admission::Admission),
-    /// Seal, replace, revoke and list credentials. Example: toani credential add broker ...
+    /// Seal, replace, revoke and list credentials. Example: toani credential list
     #[command(subcommand)]
     Credential(credentials::Credential),
     /// Write, check, sign and activate policies. Example: toani policy new
@@ -99,7 +99,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // What is said of a wrong command line is JSON too, where that is asked for.
+        Err(error)
+            if error.use_stderr() && std::env::args().any(|argument| argument == "--json") =>
+        {
+            return Output::new(true).failed(&Failure::Usage(error.to_string()).into());
+        }
+        Err(error) => error.exit(),
+    };
     let output = Output::new(arguments.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -148,5 +157,47 @@ async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Run(command) => run::run(command, &home, &client, output).await,
         Command::Executions(command) => executions::run(command, &home, &client, output).await,
         Command::Audit(command) => audit::run(command, &home, &client, output).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Words as a shell makes them of the examples, which quote with `'` only.
+    fn words(line: &str) -> Vec<String> {
+        let parts = line.split('\'').enumerate();
+        let split = |(i, part): (usize, &str)| match i % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        };
+        parts.flat_map(split).collect()
+    }
+
+    fn check(command: &clap::Command, path: &str) {
+        let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
+        let example = about.split_once("Example: ").map(|(_, line)| line);
+        for inner in command.get_subcommands() {
+            check(inner, &format!("{path} {}", inner.get_name()));
+        }
+        let Some(example) = example else {
+            assert!(command.has_subcommands(), "{path} has no example");
+            return;
+        };
+        assert!(example.starts_with(path), "{path}: {example}");
+        let id = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
+        let words = words(&example.replace("_...", &format!("_{id}")));
+        Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_holds() {
+        let command = Arguments::command();
+        // Those of `audit` are in the README.
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "audit") {
+            check(inner, &format!("toani {}", inner.get_name()));
+        }
     }
 }

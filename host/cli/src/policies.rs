@@ -33,13 +33,19 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Write a policy to start from.
+    ///
+    /// Example: toani policy new --out policy.yaml
     New {
         #[arg(long, default_value = "policy.yaml")]
         out: PathBuf,
     },
     /// Check a policy file without signing it.
+    ///
+    /// Example: toani policy check policy.yaml
     Check { file: PathBuf },
     /// Sign a policy file with the tenant's policy key.
+    ///
+    /// Example: toani policy sign policy.yaml
     Sign {
         file: PathBuf,
         /// By default beside the file, with the ending .signed.json
@@ -47,18 +53,32 @@ pub(crate) enum PolicyCommand {
         out: Option<PathBuf>,
     },
     /// Activate a signed policy.
+    ///
+    /// Example: toani policy activate policy.signed.json
     Activate { file: PathBuf },
     /// List the tenant's policies.
+    ///
+    /// Example: toani policy list
     List,
     /// Show an active policy.
+    ///
+    /// Example: toani policy show brokerage
     Show { id: PolicyId },
     /// Revoke a policy: nothing under it starts any more.
+    ///
+    /// Example: toani policy revoke brokerage
     Revoke { id: PolicyId },
     /// List the keys that have signed the tenant's policies, newest first.
+    ///
+    /// Example: toani policy keys
     Keys,
-    /// Let another key sign the tenant's policies from now on. Example: toani policy change-key
+    /// Let another key sign the tenant's policies from now on.
+    ///
+    /// Example: toani policy change-key
     ChangeKey(ChangeKey),
-    /// What would this request get, and why? Nothing is sent.
+    /// What would this request get, and why? Nothing is sent; a denial is an answer, not a failure.
+    ///
+    /// Example: toani policy simulate policy.yaml broker.read_balance --agent agent --params '{"account":"main"}'
     Simulate(Simulate),
 }
 

@@ -34,11 +34,22 @@ pub(crate) struct Serve {
 
 /// The folder of the plane's programs.
 pub(crate) fn programs(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    if let Some(folder) = given {
-        return Ok(folder);
+    let folder = match given {
+        Some(folder) => folder,
+        None => {
+            let own = std::env::current_exe().context("cannot find this program's own folder")?;
+            own.parent().context("this program stands in no folder")?.to_path_buf()
+        }
+    };
+    for program in ["toani-enclave", "toani-sandbox", "toani-connector"] {
+        if !folder.join(program).is_file() {
+            bail!(
+                "there is no {program} in {}; --programs names the folder with the plane's programs",
+                folder.display()
+            );
+        }
     }
-    let own = std::env::current_exe().context("cannot find this program's own folder")?;
-    Ok(own.parent().context("this program stands in no folder")?.to_path_buf())
+    Ok(folder)
 }
 
 pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow::Result<()> {

@@ -10,6 +10,8 @@ use crate::{client::Client, home::Home, output::Output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Void the token of an action, issued or still to be issued.
+    ///
+    /// Example: toani token revoke act_...
     Revoke {
         /// The action that the token is for.
         action: ActionId,

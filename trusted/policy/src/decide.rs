@@ -167,7 +167,7 @@ fn holds(condition: &Condition, params: &Value) -> bool {
 }
 
 /// The kind of approval that a key gives at a tier; nothing if it is not enough for the tier.
-pub(crate) fn key_level(key: &ApproverKey, tier: Tier) -> Option<ApprovalLevel> {
+pub fn key_level(key: &ApproverKey, tier: Tier) -> Option<ApprovalLevel> {
     match key {
         ApproverKey::Ed25519(_) if tier <= Tier::One => Some(ApprovalLevel::Key),
         ApproverKey::Ed25519(_) => None,

@@ -29,7 +29,7 @@ mod verified;
 mod webauthn;
 
 pub use approval::answer_level;
-pub use decide::{CredentialView, Decision, Granted, Situation, Usage, decide};
+pub use decide::{CredentialView, Decision, Granted, Situation, Usage, decide, key_level};
 pub use quota::{QuotaKey, QuotaUse, Window};
 pub use render::render;
 pub use schema::{Schema, SchemaError};
