@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    process::{Child, Command, Stdio},
+};
 
 use serde_json::Value;
 use toani_tests::{
@@ -64,8 +69,32 @@ impl World {
         said
     }
 
+    /// A person at a terminal: waits for the question, types a line, reads on until the end.
+    fn typed(&self, arguments: &[&str], question: &str, line: &str) -> (i32, String) {
+        let toani = programs().unwrap().join("toani");
+        let home = self.plane.home().display();
+        let command = format!("'{}' --home '{home}' {}", toani.display(), arguments.join(" "));
+        let mut child = Command::new("timeout")
+            .args(["60", "script", "-qec", &command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut output, mut seen) = (child.stdout.take().unwrap(), Vec::new());
+        let mut next = [0; 256];
+        while !String::from_utf8_lossy(&seen).contains(question) {
+            let read = output.read(&mut next).unwrap();
+            assert!(read > 0, "no question: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&next[..read]);
+        }
+        child.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+        output.read_to_end(&mut seen).unwrap();
+        let exit = child.wait().unwrap().code().unwrap();
+        (exit, String::from_utf8_lossy(&seen).into_owned())
+    }
+
     /// An action that waits for people, and the agent's command that waits with it.
-    fn ask(&self, more: &[&str]) -> (String, std::process::Child) {
+    fn ask(&self, more: &[&str]) -> (String, Child) {
         let asking = [&["run", "broker.buy_stock", "--params", ORDER][..], more].concat();
         let agent = self.plane.begin(&asking).unwrap();
         (self.plane.wait_for_approval().unwrap(), agent)
@@ -228,6 +257,44 @@ fn take_back(world: &World) {
     }
     let shown = world.fails(&["policy", "show", "nothing"], "");
     assert!(shown.error.contains("toani policy list"), "{}", shown.error);
+}
+
+#[test]
+fn at_a_terminal_people_see_and_are_asked() {
+    let mut world = World::new();
+    world.plane.serve().unwrap();
+    world.plane.toani(&["admission", "admit", "--sandbox"]).unwrap().ok().unwrap();
+    world.plane.activate(&world.upstream).unwrap();
+    let endpoint = format!("127.0.0.1:{}", world.upstream.port());
+    let (spki, add) = (world.upstream.spki(), ["credential", "add", "broker", "--private"]);
+    let adding = [&add[..], &["--endpoint", &endpoint, "--spki", spki]].concat();
+    let (exit, seen) = world.typed(&adding, "Value (not shown): ", TOKEN);
+    assert_eq!(exit, 0, "{seen}");
+    assert!(seen.contains("Sealed:") && !seen.contains(TOKEN), "{seen}");
+    world.plane.wait_until_ready().unwrap();
+
+    let (action, agent) = world.ask(&[]);
+    let approving = ["approve", &action, "--as", "anna"];
+    let question = "Type approve to go on: ";
+    let (exit, seen) = world.typed(&approving, question, "yes");
+    assert!(exit == 5 && seen.contains("nothing was signed"), "{seen}");
+    let (exit, seen) = world.typed(&approving, question, "approve");
+    assert_eq!(exit, 0, "{seen}");
+    for shown in [
+        &format!("POST https://{endpoint}/v1/orders"),
+        "\"symbol\": \"ACME\"",
+        "the credential goes in as \"bearer\"",
+        "agent agent for user agent (as it claims)",
+        "policy brokerage version 1, tier 2, 1 of 1 to approve",
+        "Approved: the agent can go on",
+    ] {
+        assert!(seen.contains(shown), "{shown} is not in: {seen}");
+    }
+    assert_eq!(
+        keys(&finished(agent).unwrap().ok().unwrap()),
+        RESULT,
+        "by the value that was typed"
+    );
 }
 
 #[test]
