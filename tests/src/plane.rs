@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::{Brokerage, policy};
+use crate::{Borders, Brokerage, policy};
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +42,8 @@ impl Said {
 #[derive(Debug)]
 pub struct Plane {
     programs: PathBuf,
+    /// Those that the plane starts.
+    served: PathBuf,
     home: PathBuf,
     /// What `toani init` said.
     born: Value,
@@ -53,12 +55,18 @@ impl Plane {
     pub fn init(programs: &Path, home: &Path) -> anyhow::Result<Self> {
         let mut plane = Self {
             programs: programs.to_path_buf(),
+            served: programs.to_path_buf(),
             home: home.to_path_buf(),
             born: Value::Null,
             process: None,
         };
         plane.born = plane.toani(&["init"])?.ok()?;
         Ok(plane)
+    }
+
+    /// From the next start on, messages between the plane's processes cross these borders.
+    pub fn tap(&mut self, borders: &Borders) {
+        self.served = borders.folder().to_path_buf();
     }
 
     pub fn home(&self) -> &Path {
@@ -116,7 +124,8 @@ impl Plane {
         let mut child = Command::new(self.programs.join("toani"))
             .args(["--json", "--home"])
             .arg(&self.home)
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--programs"])
+            .arg(&self.served)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

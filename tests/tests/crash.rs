@@ -1,27 +1,100 @@
-//! Kill -9 of each process at many moments of an order. The brokerage's own count is the oracle:
-//! no order twice, nothing acknowledged lost, every execution ends definitely.
+//! Kill -9 of each process at each step of an action, by name. The brokerage's own count is the
+//! oracle: no order twice, nothing acknowledged lost, every execution ends definitely.
+//!
+//! Taps hold the message that the step begins or ends with while the process is killed; see
+//! [`toani_tests::borders`].
 
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
-use std::time::Duration;
+use std::{io::Write, net::TcpStream, process::Child};
 
 use serde_json::{Value, json};
 use toani_tests::{
-    Brokerage, Plane,
+    Borders, Brokerage, Plane,
+    borders::{Border, JOB, Side},
     plane::{descendants, finished, programs, signal, until},
 };
 
 const TOKEN: &str = "broker-token-of-the-crash-tests";
 const ORDER: &str = r#"{"symbol": "ACME", "quantity": 1}"#;
-/// Moments after the agent has begun, in steps that cover an execution from end to end.
-const MOMENTS: u64 = 12;
-const STEP: Duration = Duration::from_millis(4);
 
+const DIRECT: &str = "broker.order_direct";
+const APPROVED: &str = "broker.buy_stock";
+
+const GATEWAY: &str = "toani";
+const ENCLAVE: &str = "toani-enclave";
+const SUPERVISOR: &str = "toani-sandbox";
+const CONNECTOR: &str = "toani-connector";
 /// The supervisor's single-threaded part, which forks; the kernel names it after /proc/self/exe.
 const LAUNCHER: &str = "exe";
 
+/// What may have become of an order, with how often the brokerage placed it.
+type Ends = &'static [(&'static str, u64)];
+
+/// Nothing was there to be lost: the agent asks again, and it is placed.
+const AGAIN: Ends = &[("succeeded", 1)];
+/// It had started for good, and no job had left the enclave, or none had arrived.
+const NOT_PLACED: Ends = &[("aborted", 0), ("unknown", 0)];
+/// Either: who died may have made the record `started` durable or not; or no supervisor was there
+/// when the job came.
+const NOT_PLACED_OR_AGAIN: Ends = &[("aborted", 0), ("unknown", 0), ("succeeded", 1)];
+/// The supervisor had it, and nobody learned how it ended.
+const LOST: Ends = &[("unknown", 0)];
+/// It was placed, and who knew that is dead.
+const PLACED_UNKNOWN: Ends = &[("unknown", 1)];
+/// It was placed, and the record that says so was signed, durable or not.
+const PLACED_PERHAPS: Ends = &[("unknown", 1), ("succeeded", 1)];
+/// It was placed, and that is durable.
+const PLACED: Ends = &[("succeeded", 1)];
+
+/// A step's border, and what may follow where gateway or enclave die there, and where the
+/// supervisor does.
+type Step = (u8, Border, Ends, Ends);
+
+const fn before(name: &'static str) -> Border {
+    Border { once_past: None, name, side: Side::Before }
+}
+
+const fn after(name: &'static str) -> Border {
+    Border { once_past: None, name, side: Side::After }
+}
+
+/// The durability of what the command before it signed.
+const fn durable(once_past: &'static str, side: Side) -> Border {
+    Border { once_past: Some(once_past), name: "Durable", side }
+}
+
+/// Steps 2 to 12 of an action that no person has to approve; see docs/ARCHITECTURE.md.
+const STEPS: &[Step] = &[
+    (2, before("Decide"), AGAIN, NOT_PLACED_OR_AGAIN),
+    (3, after("Decide"), AGAIN, NOT_PLACED_OR_AGAIN),
+    (5, before("Execute"), AGAIN, NOT_PLACED_OR_AGAIN),
+    (6, after("Execute"), NOT_PLACED_OR_AGAIN, NOT_PLACED_OR_AGAIN),
+    (7, durable("Execute", Side::Before), NOT_PLACED, NOT_PLACED_OR_AGAIN),
+    (7, durable("Execute", Side::After), NOT_PLACED, NOT_PLACED_OR_AGAIN),
+    (8, before("Release"), NOT_PLACED, NOT_PLACED_OR_AGAIN),
+    (8, after("Release"), LOST, LOST),
+    (9, before(JOB), LOST, LOST),
+    (10, after(JOB), PLACED_UNKNOWN, PLACED_UNKNOWN),
+    (11, before("Finish"), PLACED_UNKNOWN, PLACED),
+    (11, after("Finish"), PLACED_PERHAPS, PLACED),
+    (12, durable("Finish", Side::Before), PLACED, PLACED),
+    (12, durable("Finish", Side::After), PLACED, PLACED),
+];
+
+/// Steps 4 and 5 of an action that a person has to approve.
+const STEPS_OF_APPROVAL: &[(u8, Border)] = &[
+    (4, before("Statement")),
+    (4, after("Statement")),
+    (4, before("Approve")),
+    (4, after("Approve")),
+    (5, Border { once_past: Some("Approve"), name: "Poll", side: Side::Before }),
+    (5, Border { once_past: Some("Approve"), name: "Poll", side: Side::After }),
+];
+
 struct World {
     plane: Plane,
+    borders: Borders,
     upstream: Brokerage,
     _home: tempfile::TempDir,
 }
@@ -32,23 +105,30 @@ impl World {
         let programs = programs().unwrap();
         let upstream = Brokerage::start(&programs, TOKEN, order_ms).unwrap();
         let mut plane = Plane::init(&programs, &home.path().join("home")).unwrap();
+        let borders = Borders::new(&programs, &home.path().join("borders")).unwrap();
+        plane.tap(&borders);
         plane.serve().unwrap();
         plane.furnish(&upstream, TOKEN).unwrap();
-        Self { plane, upstream, _home: home }
+        Self { plane, borders, upstream, _home: home }
     }
 
-    /// Kills a process of the plane, if it is there.
+    fn order(&self, action: &str, key: &str) -> Child {
+        let arguments = ["run", action, "--params", ORDER, "--idempotency-key", key];
+        self.plane.begin(&arguments).unwrap()
+    }
+
+    /// Kills a process of the plane, if it is there. Taps have the names of what they stand for,
+    /// and are its parents.
     fn kill(&mut self, victim: &str) -> bool {
-        if victim == "toani" {
+        if victim == GATEWAY {
             self.plane.kill().unwrap();
             return true;
         }
         let pid = self.plane.pid().unwrap();
-        // The kernel cuts names to 15 characters, and names what runs from memory as it likes.
-        let name = &victim[..victim.len().min(15)];
-        let found = descendants(pid).unwrap().into_iter().find(|(_, found)| match victim {
-            "toani-connector" => !found.starts_with("toani") && found != LAUNCHER,
-            _ => found == name,
+        let found = descendants(pid).unwrap().into_iter().rfind(|(_, found)| match victim {
+            // The kernel names what runs from memory as it likes.
+            CONNECTOR => !found.starts_with(GATEWAY) && found != LAUNCHER,
+            _ => found == victim,
         });
         if let Some((pid, _)) = &found {
             // It may have ended by itself meanwhile.
@@ -71,10 +151,10 @@ impl World {
     }
 
     /// Asks with this key until there is a definite answer.
-    fn settle(&mut self, key: &str) -> String {
+    fn settle(&mut self, action: &str, key: &str) -> String {
         let mut outcome = String::new();
         until("the execution has ended", || {
-            let said = self.plane.run("broker.order_direct", ORDER, &["--idempotency-key", key])?;
+            let said = self.plane.run(action, ORDER, &["--idempotency-key", key])?;
             match said.value.get("outcome").and_then(Value::as_str) {
                 Some(ended) => outcome = ended.to_owned(),
                 // Not now: the plane comes back, or the execution still runs.
@@ -85,118 +165,163 @@ impl World {
         .unwrap();
         outcome
     }
-}
 
-fn killed_at_many_moments(victim: &str) {
-    let mut world = World::new(6);
-    for moment in 0..MOMENTS {
-        let before = world.upstream.orders();
-        let key = format!("{victim}-{moment}");
-        let arguments =
-            ["run", "broker.order_direct", "--params", ORDER, "--idempotency-key", &key];
-        let agent = world.plane.begin(&arguments).unwrap();
-        // A moment, not a wait: any is as good as any other.
-        std::thread::sleep(STEP * u32::try_from(moment).unwrap());
-        world.kill(victim);
-        let first = finished(agent).unwrap();
-        world.recover();
-        let outcome = world.settle(&key);
-        let orders = world.upstream.orders() - before;
-        assert!(orders <= 1, "{key}: placed {orders} times");
-        match outcome.as_str() {
-            "succeeded" => assert_eq!(orders, 1, "{key}"),
-            // Nothing was connected, and the quota came back.
-            "aborted" | "unreachable" | "connector_failed" => assert_eq!(orders, 0, "{key}"),
-            // The upstream may have acted, and nobody claims to know.
-            "unknown" => {}
-            other => panic!("{key}: {other}"),
-        }
-        if first.exit == 0 {
+    fn executions(&self) -> Vec<Value> {
+        let list = self.plane.toani(&["executions", "list", "--limit", "200"]).unwrap();
+        list.ok().unwrap()["executions"].as_array().unwrap().clone()
+    }
+
+    /// The order of this key, of which there were so many before, has one of these ends, also when
+    /// the agent asks again.
+    fn ends(&mut self, action: &str, key: &str, before: u64, acknowledged: bool, ends: Ends) {
+        let outcome = self.settle(action, key);
+        let orders = self.upstream.orders() - before;
+        assert!(ends.contains(&(&outcome, orders)), "{key}: {outcome}, placed {orders} times");
+        if acknowledged {
             assert_eq!(outcome, "succeeded", "{key}: what was acknowledged is not lost");
         }
-        assert_eq!(world.settle(&key), outcome, "{key}: the same answer again");
-        assert_eq!(world.upstream.orders() - before, orders, "{key}: nothing was retried");
+        assert_eq!(self.settle(action, key), outcome, "{key}: the same again");
+        assert_eq!(self.upstream.orders() - before, orders, "{key}: nothing was retried");
     }
-    ends_are_definite_and_proven(&world);
-}
 
-fn ends_are_definite_and_proven(world: &World) {
-    let list = world.plane.toani(&["executions", "list", "--limit", "100"]).unwrap().ok().unwrap();
-    for row in list["executions"].as_array().unwrap() {
-        assert_ne!(row["outcome"], json!(null), "{row}");
+    /// Every execution ended, and a stranger verifies that.
+    fn is_proven(&self) {
+        for row in self.executions() {
+            assert_ne!(row["outcome"], json!(null), "{row}");
+        }
+        let bundle = self.plane.home().join("bundle.tar");
+        let out = bundle.to_str().unwrap();
+        self.plane.toani(&["audit", "export", "--out", out]).unwrap().ok().unwrap();
+        self.plane.verify(&bundle).unwrap().ok().unwrap();
     }
-    let bundle = world.plane.home().join("bundle.tar");
-    let out = bundle.to_str().unwrap();
-    world.plane.toani(&["audit", "export", "--out", out]).unwrap().ok().unwrap();
-    world.plane.verify(&bundle).unwrap().ok().unwrap();
+}
+
+fn killed_at_each_step(victim: &str) {
+    let mut world = World::new(0);
+    for (step, border, of_others, of_supervisor) in STEPS {
+        let key = format!("{victim}-{step}-{}-{:?}", border.name, border.side);
+        let orders = world.upstream.orders();
+        let stop = world.borders.stop_at(*border);
+        let agent = world.order(DIRECT, &key);
+        let held = stop.wait().unwrap();
+        assert!(world.kill(victim), "{key}");
+        // What a dead process had on its way is lost with it.
+        if victim == SUPERVISOR && border.name != JOB {
+            held.release();
+        } else {
+            drop(held);
+        }
+        let acknowledged = finished(agent).unwrap().exit == 0;
+        world.recover();
+        let ends = if victim == SUPERVISOR { of_supervisor } else { of_others };
+        world.ends(DIRECT, &key, orders, acknowledged, ends);
+    }
+    world.is_proven();
 }
 
 #[test]
-fn the_gateway_is_killed() {
-    killed_at_many_moments("toani");
+fn the_gateway_is_killed_at_each_step() {
+    killed_at_each_step(GATEWAY);
 }
 
 #[test]
-fn the_enclave_is_killed() {
-    killed_at_many_moments("toani-enclave");
+fn the_enclave_is_killed_at_each_step() {
+    killed_at_each_step(ENCLAVE);
 }
 
 #[test]
-fn the_supervisor_is_killed() {
-    killed_at_many_moments("toani-sandbox");
+fn the_supervisor_is_killed_at_each_step() {
+    killed_at_each_step(SUPERVISOR);
 }
 
+/// Step 1: half a request is none.
 #[test]
-fn the_connector_is_killed() {
-    killed_at_many_moments("toani-connector");
+fn killed_while_a_request_arrives() {
+    let mut world = World::new(0);
+    for victim in [GATEWAY, ENCLAVE, SUPERVISOR] {
+        let address = std::fs::read_to_string(world.plane.data().join("address")).unwrap();
+        let mut agent = TcpStream::connect(address.trim()).unwrap();
+        let half = format!(
+            "POST /v1/executions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+             content-length: 1000\r\n\r\n{{\"request\": ",
+            address.trim()
+        );
+        agent.write_all(half.as_bytes()).unwrap();
+        assert!(world.kill(victim), "{victim}");
+        world.recover();
+        assert_eq!(world.executions(), Vec::<Value>::new(), "{victim}");
+    }
+    world.ends(DIRECT, "after-halves", 0, false, AGAIN);
+    world.is_proven();
 }
 
-/// The order is placed and its answer is on the way: whoever dies then, the outcome is unknown, and
-/// nothing is retried.
+/// Steps 4 and 5: what people were asked, answered, and what was issued, ends with its boot.
+#[test]
+fn killed_at_each_step_of_an_approval() {
+    let mut world = World::new(0);
+    for (step, border) in STEPS_OF_APPROVAL {
+        for victim in [GATEWAY, ENCLAVE, SUPERVISOR] {
+            let key = format!("{victim}-{step}-{}-{:?}", border.name, border.side);
+            let (orders, executions) = (world.upstream.orders(), world.executions().len());
+            let agent = world.order(APPROVED, &key);
+            let action = world.plane.wait_for_approval().unwrap();
+            let stop = world.borders.stop_at(*border);
+            let person = world.plane.begin(&["approve", &action, "--as", "anna", "--yes"]).unwrap();
+            let held = stop.wait().unwrap();
+            assert!(world.kill(victim), "{key}");
+            if victim == SUPERVISOR {
+                held.release();
+                finished(person).unwrap().ok().unwrap();
+                let acknowledged = finished(agent).unwrap().exit == 0;
+                world.recover();
+                world.ends(APPROVED, &key, orders, acknowledged, NOT_PLACED_OR_AGAIN);
+                continue;
+            }
+            drop(held);
+            drop(finished(person).unwrap());
+            world.recover();
+            assert_ne!(finished(agent).unwrap().exit, 0, "{key}");
+            let said = world.plane.approve(&action).unwrap();
+            assert_eq!((said.exit, said.code()), (1, "boot_ended"), "{key}");
+            assert_eq!(world.executions().len(), executions, "{key}");
+            assert_eq!(world.upstream.orders(), orders, "{key}");
+        }
+    }
+    world.is_proven();
+}
+
+/// Step 10: the order is placed and its answer is on the way. Whoever dies then, the outcome is
+/// unknown, and nothing is retried.
 #[test]
 fn killed_while_the_upstream_acts() {
     let mut world = World::new(1500);
-    for (i, victim) in ["toani", "toani-enclave", "toani-sandbox", LAUNCHER, "toani-connector"]
-        .into_iter()
-        .enumerate()
-    {
-        let orders = u64::try_from(i).unwrap() + 1;
+    for victim in [GATEWAY, ENCLAVE, SUPERVISOR, LAUNCHER, CONNECTOR] {
+        let orders = world.upstream.orders();
         let key = format!("act-{victim}");
-        let arguments =
-            ["run", "broker.order_direct", "--params", ORDER, "--idempotency-key", &key];
-        let agent = world.plane.begin(&arguments).unwrap();
-        world.upstream.wait_for_orders(orders).unwrap();
+        let agent = world.order(DIRECT, &key);
+        world.upstream.wait_for_orders(orders + 1).unwrap();
         assert!(world.kill(victim), "{victim}");
         assert_ne!(finished(agent).unwrap().exit, 0, "{victim}");
         world.recover();
-        assert_eq!(world.settle(&key), "unknown", "{victim}");
-        assert_eq!(world.upstream.orders(), orders, "{victim}: never retried by itself");
+        world.ends(DIRECT, &key, orders, false, PLACED_UNKNOWN);
     }
-    ends_are_definite_and_proven(&world);
+    world.is_proven();
 }
 
+/// A token that was issued in a boot that ended is worth nothing.
 #[test]
-fn approvals_and_tokens_end_with_their_boot() {
+fn tokens_end_with_their_boot() {
     let mut world = World::new(0);
-    let arguments = ["run", "broker.buy_stock", "--params", ORDER, "--idempotency-key", "k1"];
-    let agent = world.plane.begin(&arguments).unwrap();
-    let action = world.plane.wait_for_approval().unwrap();
-    world.kill("toani");
-    drop(finished(agent).unwrap());
-    world.recover();
-    let said = world.plane.approve(&action).unwrap();
-    assert_eq!((said.exit, said.code()), (1, "boot_ended"));
-
-    let arguments = [&arguments[..], &["--token-only"]].concat();
-    let agent = world.plane.begin(&arguments).unwrap();
+    let arguments = ["run", APPROVED, "--params", ORDER, "--idempotency-key", "k1"];
+    let agent = world.plane.begin(&[&arguments[..], &["--token-only"]].concat()).unwrap();
     let action = world.plane.wait_for_approval().unwrap();
     world.plane.approve(&action).unwrap().ok().unwrap();
     let said = finished(agent).unwrap().ok().unwrap();
     let token = said["token"].as_str().unwrap().to_owned();
-    world.kill("toani");
+    world.kill(GATEWAY);
     world.recover();
-    let redeeming = ["--token", &token, "--idempotency-key", "k1"];
-    let said = world.plane.run("broker.buy_stock", ORDER, &redeeming).unwrap();
+    let said =
+        world.plane.run(APPROVED, ORDER, &["--token", &token, "--idempotency-key", "k1"]).unwrap();
     assert_eq!(said.code(), "token_invalid");
     assert_eq!(world.upstream.orders(), 0);
 }

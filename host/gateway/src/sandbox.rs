@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::plane::Plane;
 
 const BACKOFF_MS_MIN: u64 = 100;
-const BACKOFF_MS_MAX: u64 = 10_000;
+const BACKOFF_MS_MAX: u64 = 2_000;
 
 /// The supervisor that is connected, if there is one.
 #[derive(Debug, Default)]
