@@ -97,7 +97,8 @@ fn add(command: &AddAgent, home: &Home, output: &Output) -> anyhow::Result<()> {
     let result = json!({"agent": command.agent, "key": path, "policy": command.policy});
     output.result(&result, |output| {
         format!(
-            "{} {}, key in {}\nNext: raise the policy's version, then: toani policy sign {}",
+            "{} {}, key in {}\nNext: toani policy sign {} (raise its version first, if this one was \
+             active before)",
             output.good("Added:"),
             command.agent,
             path.display(),

@@ -106,7 +106,7 @@ pub(crate) async fn run(
     output: &Output,
 ) -> anyhow::Result<()> {
     match command {
-        PolicyCommand::New { out } => new(&out, output),
+        PolicyCommand::New { out } => new(&out, home, output),
         PolicyCommand::Check { file } => check(&file, home, output),
         PolicyCommand::Sign { file, out } => sign(&file, out, home, output),
         PolicyCommand::Activate { file } => activate(&file, client, output).await,
@@ -133,8 +133,14 @@ pub(crate) fn tenant(home: &Home) -> anyhow::Result<TenantId> {
     home.trust()?.tenant.context("the trust file names no tenant")
 }
 
-fn new(out: &Path, output: &Output) -> anyhow::Result<()> {
-    home::create(out, include_bytes!("policy.yaml"))?;
+/// The owner is whoever is owner in this home, if anyone is.
+fn new(out: &Path, home: &Home, output: &Output) -> anyhow::Result<()> {
+    let mut text = include_str!("policy.yaml").to_owned();
+    if home.owner_key().exists() {
+        let owner = PublicKey::of(&keys::read_ed25519(&home.owner_key())?);
+        text = text.replace("ed25519:...", &owner.to_string());
+    }
+    home::create(out, text.as_bytes())?;
     output.result(&json!({ "policy": out }), |output| {
         format!(
             "{} {}\nNext: change it to what you need, then: toani agent add NAME --policy {1}",
