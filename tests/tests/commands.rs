@@ -387,4 +387,6 @@ fn one_plane_at_a_time_serves_a_folder() {
     let pid = world.plane.pid().unwrap().to_string();
     assert!(second.error.contains(&pid), "it names who holds the folder: {}", second.error);
     assert_eq!(world.plane.stop().unwrap(), 0);
+    let log = world.plane.serve_log();
+    assert!(log.contains("not admitted") && !log.contains('\u{1b}'), "colours in a file: {log}");
 }

@@ -97,7 +97,7 @@ pub(crate) async fn change(
     let sequence = before.sequence.saturating_add(1);
     let result = json!({"sequence": sequence, "key": next, "before": before.key});
     output.result(&result, |output| {
-        let signs = if command.to.is_some() { "its holder" } else { "toani policy sign" };
+        let signs = if command.to.is_some() { "its holder" } else { "`toani policy sign`" };
         format!(
             "{} {next} (change {sequence}): {signs} signs with it from now on\n\
              What the key before has signed stays valid; it is in {} and signs nothing new.",

@@ -1,6 +1,6 @@
 //! `toani serve`: one boot after the other, until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -55,7 +55,12 @@ pub(crate) fn programs(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOANI_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     let mut config = Config::new(&home.data(), &programs(command.programs)?);
     config.listen = command.listen;
     config.executions_at_once = command.executions;
