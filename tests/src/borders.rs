@@ -1,6 +1,6 @@
 //! The borders between the plane's processes, where a test can stop a message.
 //!
-//! Taps ([`../bin/tap.rs`]) stand in for the enclave's process and the supervisor. At every message
+//! Taps (`bin/tap.rs`) stand in for the enclave's process and the supervisor. At every message
 //! they connect here, say which it is, and wait for one byte. The programs under test are the real
 //! ones, and know nothing of it.
 
