@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -64,10 +64,19 @@ struct Inner {
     durable: watch::Receiver<u64>,
     reader: File,
     folder: PathBuf,
-    /// Size and text of the latest note.
-    checkpoint: Mutex<(u64, Option<String>)>,
+    checkpoint: Mutex<Checkpoint>,
     verified: Arc<AtomicU64>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The latest signed note.
+#[derive(Debug)]
+struct Checkpoint {
+    /// Records that it covers; 0 where it was read from its file.
+    size: u64,
+    note: Option<String>,
+    /// Whether its file holds it.
+    saved: bool,
 }
 
 impl AuditLog {
@@ -105,7 +114,7 @@ impl AuditLog {
             durable,
             reader,
             folder: folder.to_path_buf(),
-            checkpoint: Mutex::new((0, note)),
+            checkpoint: Mutex::new(Checkpoint { size: 0, note, saved: true }),
             verified: Arc::new(AtomicU64::new(recovery.size)),
             threads: Mutex::default(),
         }));
@@ -124,7 +133,7 @@ impl AuditLog {
         Ok(())
     }
 
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -277,33 +286,49 @@ impl AuditLog {
         Ok(proofs::root_at(&*nodes, size)?)
     }
 
-    /// Keeps a signed note over `size` records, unless a later one is kept. Replaces the file
-    /// whole. It is not synced: after a power failure the enclave signs another one.
-    pub fn put_checkpoint(&self, size: u64, note: &str) -> io::Result<()> {
+    /// Keeps a signed note over `size` records, unless a later one is kept. In memory: a file
+    /// that is written with each commit would make each commit wait for it on many file systems.
+    pub fn put_checkpoint(&self, size: u64, note: String) {
         let mut kept = self.checkpoint_lock();
-        if size < kept.0 {
-            return Ok(());
+        if size >= kept.size {
+            *kept = Checkpoint { size, note: Some(note), saved: false };
         }
-        let temporary = self.0.folder.join("checkpoint.new");
-        fs::write(&temporary, note)?;
-        fs::rename(&temporary, self.0.folder.join(CHECKPOINT))?;
-        *kept = (size, Some(note.into()));
-        Ok(())
+    }
+
+    /// Writes the latest note to its file, whole, if it is not there yet. It is not synced: after
+    /// a power failure the enclave signs another one. Dropping the log does this too.
+    pub fn save_checkpoint(&self) -> io::Result<()> {
+        self.0.save_checkpoint()
     }
 
     /// The latest signed note.
     pub fn checkpoint(&self) -> Option<String> {
-        self.checkpoint_lock().1.clone()
+        self.checkpoint_lock().note.clone()
     }
 
-    fn checkpoint_lock(&self) -> std::sync::MutexGuard<'_, (u64, Option<String>)> {
-        let checkpoint = self.0.checkpoint.lock();
-        checkpoint.unwrap_or_else(PoisonError::into_inner)
+    fn checkpoint_lock(&self) -> MutexGuard<'_, Checkpoint> {
+        self.0.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn save_checkpoint(&self) -> io::Result<()> {
+        let mut kept = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(note) = kept.note.as_ref().filter(|_| !kept.saved) else {
+            return Ok(());
+        };
+        let temporary = self.folder.join("checkpoint.new");
+        fs::write(&temporary, note)?;
+        fs::rename(&temporary, self.folder.join(CHECKPOINT))?;
+        kept.saved = true;
+        Ok(())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // One that is lost is signed again.
+        let _ = self.save_checkpoint();
         self.shared.queue().closing = true;
         self.shared.changed.notify_all();
         let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// Export the tenant's records with all proofs; `toani-verify` checks the file offline.
+    ///
+    /// Example: toani audit export --out bundle.tar
     Export {
         #[arg(long, default_value = "bundle.tar")]
         out: PathBuf,
@@ -27,12 +29,16 @@ pub(crate) enum Audit {
         disclose: Vec<String>,
     },
     /// Find the records of one user: what they are named by on one day, in UTC.
+    ///
+    /// Example: toani audit user u-1001 --day 2026-11-24
     User {
         user: UserId,
         #[arg(long, value_name = "YYYY-MM-DD")]
         day: String,
     },
     /// Make it impossible, for good, to say whose the records through a day are.
+    ///
+    /// Example: toani audit forget --through 2026-10-31
     Forget {
         /// The last day that is forgotten, in UTC; all before go with it.
         #[arg(long, value_name = "YYYY-MM-DD")]

@@ -56,9 +56,15 @@ pub(crate) struct Asked {
     /// Canonical.
     pub(crate) request: Vec<u8>,
     pub(crate) proof: AgentProof,
-    /// As claimed, not verified: good for limits and logs only.
-    pub(crate) tenant: TenantId,
-    pub(crate) agent: AgentId,
+    tenant: TenantId,
+    agent: AgentId,
+}
+
+impl Asked {
+    /// Who it says it is from: not verified, good for limits and logs only.
+    pub(crate) fn claimed(&self) -> (TenantId, AgentId) {
+        (self.tenant.clone(), self.agent.clone())
+    }
 }
 
 /// The instance that answers: what the gateway fills in.

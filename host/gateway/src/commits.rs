@@ -24,7 +24,7 @@ impl Plane {
                 };
                 self.acknowledge(size);
                 if let Ok(Answer::Checkpoint { size, note }) = reply.answer {
-                    self.put_checkpoint(size, note).await;
+                    self.log().put_checkpoint(size, note);
                 }
             }
             if commits.changed().await.is_err() {
@@ -33,12 +33,12 @@ impl Plane {
         }
     }
 
-    /// A checkpoint that is lost is signed again with the next commit.
-    async fn put_checkpoint(&self, size: u64, note: String) {
+    /// Writes the latest checkpoint to its file. One that is lost is signed again by the next boot.
+    pub(crate) async fn save_checkpoint(&self) {
         let log = self.log().clone();
-        let put = tokio::task::spawn_blocking(move || log.put_checkpoint(size, &note)).await;
-        if !matches!(put, Ok(Ok(()))) {
-            tracing::warn!(size, "a checkpoint could not be kept");
+        let saved = tokio::task::spawn_blocking(move || log.save_checkpoint()).await;
+        if !matches!(saved, Ok(Ok(()))) {
+            tracing::warn!("a checkpoint could not be written");
         }
     }
 

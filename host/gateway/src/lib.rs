@@ -20,6 +20,7 @@ mod ask_fuzz;
 mod body;
 mod boot;
 mod commits;
+mod impatient;
 mod keep;
 mod limits;
 mod listen;
@@ -166,8 +167,8 @@ pub async fn serve(
     let public = api::router(plane.clone(), limits);
     let private = admin::router(plane.clone());
     let mut listeners = tokio::task::JoinSet::new();
-    listeners.spawn(listen::serve_agents(agents, public, stopped.clone()));
-    listeners.spawn(listen::serve_owner(owner, private, stopped));
+    listeners.spawn(listen::serve(agents, public, stopped.clone()));
+    listeners.spawn(listen::serve(owner, private, stopped));
     ready(Ready { address, admin_socket: config.admin_socket(), boot: plane.facts().boot.clone() });
 
     let exit = tokio::select! {
@@ -211,6 +212,7 @@ async fn tick(plane: Arc<Plane>) {
         ticks.tick().await;
         // A plane that has failed ends this task.
         let _ = plane.call(Command::Tick).await;
+        plane.save_checkpoint().await;
     }
 }
 

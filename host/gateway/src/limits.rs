@@ -62,6 +62,14 @@ impl<K: Hash + Eq> Buckets<K> {
         // At least one per second, so that one second is always enough.
         Err(Empty { retry_after_s: 1 })
     }
+
+    /// Puts back a token that was taken for what turned out not to be the caller's.
+    pub(crate) fn give_back(&self, caller: &K) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(caller) {
+            bucket.tokens = (bucket.tokens + 1.0).min(f64::from(self.rate.burst));
+        }
+    }
 }
 
 impl Bucket {
@@ -91,6 +99,21 @@ mod tests {
         let later = start + Duration::from_millis(110);
         assert_eq!(buckets.take("a", later), Ok(()));
         assert!(buckets.take("a", later).is_err());
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_no_more() {
+        let buckets = Buckets::new(RATE);
+        let start = Instant::now();
+        for _ in 0..100 {
+            assert_eq!(buckets.take("a", start), Ok(()));
+            buckets.give_back(&"a");
+            buckets.give_back(&"a");
+        }
+        for _ in 0..3 {
+            assert_eq!(buckets.take("a", start), Ok(()));
+        }
+        assert!(buckets.take("a", start).is_err());
     }
 
     #[test]

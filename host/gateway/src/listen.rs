@@ -1,6 +1,7 @@
 //! Sockets: loopback for agents, a Unix socket for the owner. Nothing else is listened on.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -13,13 +14,13 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 use tower_service::Service;
 
-use crate::boot::BootError;
+use crate::{boot::BootError, impatient::Impatient};
 
 /// Connections at once, of each listener.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -53,11 +54,10 @@ pub(crate) async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, Bo
 /// Binds for the owner: a socket that nobody else may open.
 pub(crate) fn bind_owner(path: &Path) -> Result<UnixListener, BootError> {
     let shown = path.display();
-    let failed =
-        |error: std::io::Error| BootError::Listen(format!("cannot listen on {shown}: {error}"));
+    let failed = |error: io::Error| BootError::Listen(format!("cannot listen on {shown}: {error}"));
     // The data folder's lock is held, so a socket that is there is left over.
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
@@ -65,43 +65,40 @@ pub(crate) fn bind_owner(path: &Path) -> Result<UnixListener, BootError> {
     Ok(listener)
 }
 
-/// Accepts agents until `stop`; then lets what runs come to its end.
-pub(crate) async fn serve_agents(
-    listener: TcpListener,
-    router: Router,
-    stop: watch::Receiver<bool>,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Some(place) = place(&places, stop.clone()).await else {
-            break;
-        };
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    let _ = stream.set_nodelay(true);
-                    let peer = Peer::Address(address.ip());
-                    let served = connection(stream, peer, router.clone(), stop.clone(), place);
-                    connections.spawn(served);
-                }
-                Err(error) => pause(&error).await,
-            },
-            () = stopped(stop.clone()) => break,
-        }
-    }
-    let ended = async { while connections.join_next().await.is_some() {} };
-    // What is left then is cut off with the set.
-    let _ = tokio::time::timeout(Duration::from_millis(CLOSE_MS_MAX), ended).await;
+/// A socket that says of each connection whose it is.
+pub(crate) trait Admits: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection; `None` if it is of somebody who may not have one. Cancel safe.
+    fn admit(&self) -> impl Future<Output = io::Result<Option<(Self::Stream, Peer)>>> + Send;
 }
 
-/// Accepts the owner, and root.
-pub(crate) async fn serve_owner(
-    listener: UnixListener,
-    router: Router,
-    stop: watch::Receiver<bool>,
-) {
+impl Admits for TcpListener {
+    type Stream = TcpStream;
+
+    async fn admit(&self) -> io::Result<Option<(TcpStream, Peer)>> {
+        let (stream, address) = self.accept().await?;
+        let _ = stream.set_nodelay(true);
+        Ok(Some((stream, Peer::Address(address.ip()))))
+    }
+}
+
+/// The owner's socket, for the owner and root.
+impl Admits for UnixListener {
+    type Stream = UnixStream;
+
+    async fn admit(&self) -> io::Result<Option<(UnixStream, Peer)>> {
+        let (stream, _) = self.accept().await?;
+        if is_owner(&stream) {
+            return Ok(Some((stream, Peer::Owner)));
+        }
+        tracing::warn!("another user tried the administration socket");
+        Ok(None)
+    }
+}
+
+/// Accepts connections until `stop`; then lets what runs come to its end.
+pub(crate) async fn serve(listener: impl Admits, router: Router, stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -110,13 +107,15 @@ pub(crate) async fn serve_owner(
             break;
         };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if is_owner(&stream) => {
-                    let router = router.clone();
-                    let served = connection(stream, Peer::Owner, router, stop.clone(), place);
-                    connections.spawn(served);
+            admitted = listener.admit() => match admitted {
+                Ok(Some((stream, peer))) => {
+                    let served = connection(stream, peer, router.clone(), stop.clone());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
                 }
-                Ok(_) => tracing::warn!("another user tried the administration socket"),
+                Ok(None) => {}
                 Err(error) => pause(&error).await,
             },
             () = stopped(stop.clone()) => break,
@@ -149,7 +148,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Out of descriptors, most likely: accepting at once again would only burn time.
-async fn pause(error: &std::io::Error) {
+async fn pause(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
@@ -159,7 +158,6 @@ async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     peer: Peer,
     router: Router,
     stop: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
 ) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
@@ -170,7 +168,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .header_read_timeout(Duration::from_millis(HEAD_MS_MAX))
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Impatient::new(stream)), service);
     let mut served = std::pin::pin!(served);
     // A client that breaks off is no news.
     tokio::select! {

@@ -14,7 +14,11 @@ use toani_protocol::{
     wire::{ActionStatus, Answer, Command, Earlier, Finished, Read, Redeemed},
 };
 
-use crate::{ask::Asked, plane::Plane, problem::Problem};
+use crate::{
+    ask::Asked,
+    plane::{Plane, Settled},
+    problem::Problem,
+};
 
 /// What an execution became.
 #[derive(Debug)]
@@ -100,19 +104,21 @@ async fn finish(
     outcome: Option<SealedOutcome>,
 ) -> Result<Finished, Problem> {
     let execution = execution.clone();
-    let command = Command::Finish { execution, outcome };
-    match plane.answer(command).await? {
-        Answer::Finished(finished) => {
-            keep_receipt(plane, &finished).await;
-            plane.durable(finished.size).await?;
-            Ok(finished)
-        }
+    let Settled { answer, size } = plane.call(Command::Finish { execution, outcome }).await?;
+    // Log and store sync at the same time.
+    let (durable, ()) = tokio::join!(plane.durable(size), keep_receipt(plane, &answer));
+    durable?;
+    match answer? {
+        Answer::Finished(finished) => Ok(finished),
         _ => Err(plane.broken()),
     }
 }
 
 /// Keeps a copy of the receipt for proof bundles. The agent's own is the one that counts.
-async fn keep_receipt(plane: &Arc<Plane>, finished: &Finished) {
+async fn keep_receipt(plane: &Arc<Plane>, answer: &Result<Answer, Reason>) {
+    let Ok(Answer::Finished(finished)) = answer else {
+        return;
+    };
     let result = serde_json::from_slice::<ExecutionResult>(&finished.result).ok();
     let receipt = result.and_then(|result| canonical::encode(&result.receipt).ok());
     let Some(receipt) = receipt else {

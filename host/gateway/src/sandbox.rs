@@ -86,7 +86,8 @@ async fn attend(plane: &Arc<Plane>, client: SupervisorClient, hello: SandboxHell
             Err(problem) if problem.code() == Reason::SandboxNotAdmitted.code() => {
                 tracing::warn!(
                     measurement = %hello.measurement,
-                    "the supervisor is not admitted; it waits for an admission list that names it"
+                    "the supervisor is not admitted; it waits for an admission list that names it: \
+                     toani admission admit --sandbox"
                 );
             }
             Err(problem) => tracing::error!(code = problem.code(), "no sandbox is connected"),

@@ -44,8 +44,8 @@ pub(super) async fn ask(
 ) -> Result<Response, Problem> {
     let body = body::read_json(request, BODY_BYTES_MAX).await?;
     let asked = ask::read_action(&body, &headers, &api.here(), now())?;
-    api.admit(&asked)?;
-    let status = pipeline::decide(&api.plane, asked).await?;
+    let agent = asked.claimed();
+    let status = api.within_rate(agent, pipeline::decide(&api.plane, asked)).await?;
     shown(status)
 }
 

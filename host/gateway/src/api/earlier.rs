@@ -57,7 +57,8 @@ async fn listed(api: &Api, action: ActionId) -> Result<ActionRow, Problem> {
     row.ok_or_else(|| Reason::ActionNotFound.into())
 }
 
-fn reader(read: &Read) -> Option<(TenantId, AgentId)> {
+/// Who reads, as `read` says: not verified.
+pub(super) fn reader(read: &Read) -> Option<(TenantId, AgentId)> {
     match read {
         Read::ApiKey { tenant, agent, .. } => Some((tenant.clone(), agent.clone())),
         Read::Signed { request, .. } => {

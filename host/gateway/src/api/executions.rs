@@ -10,12 +10,13 @@ use axum::{
 };
 use toani_enclave_host::now;
 use toani_protocol::{
-    ExecutionId, Hash, Reason,
+    AgentId, ExecutionId, Hash, Reason, TenantId,
     wire::{Answer, Command, Earlier, Read},
 };
+use toani_store::ExecutionRow;
 
 use super::{
-    Api,
+    Api, earlier,
     views::{ExecutionRequestView, ExecutionView, ProblemView, Who},
 };
 use crate::{
@@ -51,9 +52,12 @@ pub(super) async fn execute(
 ) -> Result<Response, Problem> {
     let body = body::read_json(request, BODY_BYTES_MAX).await?;
     let (token, asked) = ask::read_execution(&body, &headers, &api.here(), now())?;
-    api.admit(&asked)?;
-    let running = tokio::spawn(pipeline::execute(api.plane.clone(), token, asked));
-    match running.await.map_err(|_| api.plane.broken())?? {
+    let agent = asked.claimed();
+    let executed = async {
+        let running = tokio::spawn(pipeline::execute(api.plane.clone(), token, asked));
+        running.await.map_err(|_| api.plane.broken())?
+    };
+    match api.within_rate(agent, executed).await? {
         Executed::Now(execution, finished) => {
             let place = format!("/v1/executions/{execution}");
             let headers =
@@ -108,6 +112,7 @@ pub(super) async fn look(
     let found = found.map_err(|_| Problem::busy())?;
     let found = found.ok_or(Reason::ExecutionNotFound)?;
     let Some(blob) = found.result else {
+        is_its_agents(&api, &found, read).await?;
         let summary = ExecutionView {
             action_id: found.action_id.map(|action| action.to_string()),
             execution_id: id,
@@ -118,6 +123,22 @@ pub(super) async fn look(
     };
     let result = open(&api, &execution, blob, read).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
+}
+
+/// Refuses a reader that is not the execution's agent. Where there is a result, opening it does so.
+async fn is_its_agents(api: &Api, found: &ExecutionRow, read: Read) -> Result<(), Problem> {
+    let reader = earlier::reader(&read);
+    // Nothing opens, but before it says so the enclave verifies who reads.
+    let command = Command::Open { execution: found.id.clone(), blob: Vec::new(), read };
+    match api.plane.answer(command).await {
+        Err(problem) if problem.code() == Reason::ExecutionNotFound.code() => {}
+        Err(problem) => return Err(problem),
+        Ok(_) => return Err(api.plane.broken()),
+    }
+    let own = |(tenant, agent): (TenantId, AgentId)| {
+        tenant == found.tenant && found.agent.as_deref() == Some(agent.as_str())
+    };
+    if reader.is_some_and(own) { Ok(()) } else { Err(Reason::ExecutionNotFound.into()) }
 }
 
 /// A blob that the enclave has named. Its record may be on its way to the log just now, and the

@@ -20,12 +20,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use toani_protocol::ids::{AgentId, TenantId};
+use toani_protocol::{
+    Reason,
+    ids::{AgentId, TenantId},
+};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    ask::{Asked, Here},
+    ask::Here,
     limits::{Buckets, Empty},
     listen::Peer,
     plane::Plane,
@@ -52,9 +55,23 @@ impl Api {
         Here { instance: facts.instance, boot: facts.boot.clone() }
     }
 
-    fn admit(&self, asked: &Asked) -> Result<(), Problem> {
-        let agent = (asked.tenant.clone(), asked.agent.clone());
-        self.limits.agents.take(agent, Instant::now()).map_err(too_fast)
+    /// Does what was asked within the rate of the agent that it names. What the enclave finds not
+    /// to be the agent's own does not count, so that nobody can use up another's rate.
+    async fn within_rate<T>(
+        &self,
+        agent: (TenantId, AgentId),
+        done: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        self.limits.agents.take(agent.clone(), Instant::now()).map_err(too_fast)?;
+        let done = done.await;
+        if let Err(problem) = &done
+            && [Reason::AgentProof, Reason::AgentUnknown]
+                .map(Reason::code)
+                .contains(&problem.code())
+        {
+            self.limits.agents.give_back(&agent);
+        }
+        done
     }
 }
 
