@@ -132,6 +132,12 @@ async fn what_is_hostile_or_too_much_is_refused() {
     let proof = plane.ask("GET", "/v1/audit/proof?index=99999999&size=1", &[], None).await;
     assert_eq!(proof.status, 400, "{proof:?}");
 
+    // Strangers do not use up an agent's rate.
+    for _ in 0..6 {
+        let stranger = [("Authorization", "Bearer not-its-key"), ("Idempotency-Key", "s")];
+        let refused = plane.ask("POST", "/v1/actions", &stranger, Some(&request("look"))).await;
+        assert_eq!(refused.code(), "agent_proof", "{refused:?}");
+    }
     let mut codes = Vec::new();
     for i in 0..6 {
         let answer = post(&plane, "/v1/actions", &format!("r{i}"), &request("look")).await;

@@ -33,6 +33,9 @@ async fn whoever_goes_away_the_execution_ends() {
     let headers = [headers[0], ("Idempotency-Key", "lost")];
     let stream = plane.begin("POST", "/v1/executions", &headers, &request("look")).await;
     plane.until_execution("state", "started").await;
+    // Not before it has the job: without one it would be known that nothing was done.
+    let reached = move || ([silent.accept().unwrap(), silent.accept().unwrap()], silent);
+    let _held = tokio::task::spawn_blocking(reached).await.unwrap();
     common::kill_child("toani-sandbox", "supervise");
     plane.until_execution("outcome", "unknown").await;
     plane.until("/readyz", 200).await;
