@@ -4,6 +4,7 @@
 
 mod agent;
 mod floor;
+mod processors;
 
 use std::{process::ExitCode, time::Instant};
 
@@ -58,24 +59,22 @@ fn bench() -> anyhow::Result<()> {
 
     let mut rows = Vec::new();
     for (at_once, rounds) in [(1, ROUNDS), (AT_ONCE, ROUNDS_AT_ONCE)] {
-        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        let (mut ours, mut floors) = (Side::default(), Side::default());
         // The first round warms up and is not counted.
         for round in 0..=rounds {
-            let began = Instant::now();
-            runtime.block_on(agent.run(at_once))?;
-            let ours_ms = began.elapsed().as_secs_f64() * 1e3;
-            let began = Instant::now();
-            floor.run(at_once)?;
-            let floor_ms = began.elapsed().as_secs_f64() * 1e3;
+            let one = Round::of(|| runtime.block_on(agent.run(at_once)))?;
+            let other = Round::of(|| floor.run(at_once))?;
             if round > 0 {
-                ours.push(ours_ms);
-                floors.push(floor_ms);
+                ours.add(&one);
+                floors.add(&other);
             }
         }
-        let (ours, floors) = (median(ours)?, median(floors)?);
+        let (ours_ms, floor_ms) = (ours.median_ms()?, floors.median_ms()?);
         rows.push(json!({
-            "at_once": at_once, "execution_ms": ours, "floor_ms": floors,
-            "ratio": ours / floors, "goal": 1.5,
+            "at_once": at_once, "execution_ms": ours_ms, "floor_ms": floor_ms,
+            "ratio": ours_ms / floor_ms, "goal": 1.5,
+            "execution_busy": ours.busy(), "floor_busy": floors.busy(),
+            "work_ratio": ours.worked_ms / floors.worked_ms,
         }));
     }
     say(&json!({ "whole": rows }));
@@ -83,7 +82,42 @@ fn bench() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> anyhow::Result<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().context("nothing was measured")
+/// One round of one side.
+struct Round {
+    took_ms: f64,
+    worked_ms: f64,
+}
+
+impl Round {
+    fn of(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Self> {
+        let (worked, began) = (processors::worked_ms()?, Instant::now());
+        run()?;
+        let took_ms = began.elapsed().as_secs_f64() * 1e3;
+        Ok(Self { took_ms, worked_ms: processors::worked_ms()? - worked })
+    }
+}
+
+/// All counted rounds of one side.
+#[derive(Default)]
+struct Side {
+    took_ms: Vec<f64>,
+    worked_ms: f64,
+}
+
+impl Side {
+    fn add(&mut self, round: &Round) {
+        self.took_ms.push(round.took_ms);
+        self.worked_ms += round.worked_ms;
+    }
+
+    /// Processors that worked at a time, on average.
+    fn busy(&self) -> f64 {
+        self.worked_ms / self.took_ms.iter().sum::<f64>()
+    }
+
+    fn median_ms(&self) -> anyhow::Result<f64> {
+        let mut sorted = self.took_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().context("nothing was measured")
+    }
 }

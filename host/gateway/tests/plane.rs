@@ -154,6 +154,31 @@ async fn what_is_hostile_or_too_much_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_execution_without_a_result_is_its_agents() {
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, port)).await;
+    let headers = with_key("waits");
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let stream = plane.begin("POST", "/v1/executions", &headers, &request("look")).await;
+    plane.until_execution("state", "started").await;
+
+    let rows = plane.administer("GET", "/admin/v1/executions", None).await.json();
+    let id = rows["executions"][0]["execution_id"].as_str().unwrap();
+    let path = format!("/v1/executions/{id}?tenant={}&agent=simple", tenant());
+    let own = plane.ask("GET", &path, &headers[..1], None).await;
+    assert_eq!((own.status, own.json()["outcome"].clone()), (202, json!("running")), "{own:?}");
+    let stranger = [("Authorization", "Bearer not-its-key")];
+    let refused = plane.ask("GET", &path, &stranger, None).await;
+    assert_eq!(refused.code(), "agent_proof", "{refused:?}");
+    drop(stream);
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     let instance = Instance::born().await;
     let mut plane = Running::start(instance.config()).await;
