@@ -1,7 +1,16 @@
 //! A host, an agent, approvers, an owner and a supervisor around the real state machine.
 //!
 //! The host here is the honest one; tests make it lie.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of the world")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test file uses its part of the world"
+)]
+
+mod people;
+mod policy;
+mod supervisor;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +49,8 @@ use toani_protocol::{
     },
 };
 
+pub use self::{people::*, policy::*, supervisor::*};
+
 pub const SECRET: &str = "canary-5up3r-s3cret-value";
 pub const MEASUREMENT: Hash = Hash::new([0x5a; 32]);
 pub const ORIGIN: &str = "log.example/test";
@@ -77,113 +88,6 @@ pub struct World {
     pub hello: SandboxHello,
     /// Every reply, as it crossed the boundary.
     pub transcript: Vec<u8>,
-}
-
-pub fn signing_key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-pub fn operator() -> SigningKey {
-    signing_key(1)
-}
-pub fn policy_key() -> SigningKey {
-    signing_key(2)
-}
-pub fn owner() -> SigningKey {
-    signing_key(3)
-}
-pub fn agent() -> SigningKey {
-    signing_key(4)
-}
-pub fn clerk() -> SigningKey {
-    signing_key(5)
-}
-pub fn passkey(seed: u8) -> PasskeyKey {
-    PasskeyKey::from_slice(&[seed; 32]).unwrap()
-}
-pub fn tenant() -> TenantId {
-    TenantId::of_first_key(&PublicKey::of(&policy_key()))
-}
-
-pub fn passkey_entry(seed: u8, software: bool) -> ApproverKey {
-    let point = passkey(seed).verifying_key().to_sec1_point(false);
-    ApproverKey::Passkey(Passkey {
-        key: Es256Key(point.as_bytes().try_into().unwrap()),
-        rp_id: "approve.example".into(),
-        origins: vec!["https://approve.example".into()],
-        software,
-    })
-}
-
-/// A brokerage policy: read the balance (tier 0), move little (tier 1), buy stock (tier 2).
-pub fn policy_document(version: u64) -> Value {
-    json!({
-        "format": "toani-policy/1",
-        "tenant": tenant(),
-        "id": "brokerage",
-        "version": version,
-        "not_before": "2026-01-01T00:00:00Z",
-        "expires": "2027-01-01T00:00:00Z",
-        "namespace": "main",
-        "persons": {
-            "anna": {"keys": [passkey_entry(40, true)]},
-            "ben": {"keys": [passkey_entry(41, false)]},
-            "clara": {"keys": [ApproverKey::Ed25519(PublicKey::of(&clerk()))]},
-            "dev": {"keys": [passkey_entry(43, false)]},
-        },
-        "agents": {
-            "trader": {"key": {"ed25519": PublicKey::of(&agent())}, "behind": ["dev"]},
-            "simple": {"key": {"api_key": toani_protocol::policy::api_key_hash(b"tk_simple")}},
-        },
-        "credentials": {"broker": {"owner": PublicKey::of(&owner())}},
-        "services": {
-            "broker": {
-                "connector": "direct_api",
-                "endpoint": {"host": "api.broker.example", "port": 443},
-                "auth": {"credential": "broker", "injection": "bearer"},
-                "actions": {
-                    "read_balance": {
-                        "params": {"type": "object", "properties": {"account": {"type": "string"}},
-                                   "required": ["account"]},
-                        "request": {"method": "GET", "path": "/v1/accounts/{account}/balance"},
-                        "result": {"balance": {"pointer": "/balance", "type": "integer", "required": true}},
-                        "tier": 0,
-                    },
-                    "move": {
-                        "params": {"type": "object", "properties": {
-                            "amount": {"type": "integer", "minimum": 0, "maximum": 1000}},
-                            "required": ["amount"]},
-                        "request": {"method": "POST", "path": "/v1/moves",
-                                    "body": {"amount": {"$param": "amount"}}},
-                        "tier": 1,
-                        "raise": [{"when": {"param": "amount", "is": "above", "value": 100}, "tier": 2}],
-                        "approval": {"approvers": ["anna", "clara", "dev"], "threshold": 1, "wait_s": 60},
-                    },
-                    "buy_stock": {
-                        "params": {"type": "object", "properties": {
-                            "symbol": {"type": "string", "enum": ["ACME", "INIT"]},
-                            "quantity": {"type": "integer", "minimum": 1, "maximum": 100}},
-                            "required": ["symbol", "quantity"]},
-                        "request": {"method": "POST", "path": "/v1/orders",
-                                    "body": {"symbol": {"$param": "symbol"}, "quantity": {"$param": "quantity"}}},
-                        "result": {"order": {"pointer": "/id", "type": "string"}},
-                        "tier": 2,
-                        "approval": {"approvers": ["anna", "ben", "dev"], "threshold": 2, "wait_s": 600},
-                    },
-                },
-            },
-        },
-        "quotas": {
-            "shares": {"measure": {"sum": "quantity"}, "per": "policy", "window": {"fixed_s": 86400},
-                       "limit": 150, "actions": ["broker.buy_stock"]},
-            "reads": {"measure": "count", "per": "agent", "window": {"rolling_s": 60}, "limit": 40},
-        },
-    })
-}
-
-pub fn sign_policy(document: Value, key: &SigningKey) -> Vec<u8> {
-    let policy: Policy = serde_json::from_value(document).unwrap();
-    canonical::encode(&Signed::by(key, Label::Policy, policy).unwrap()).unwrap()
 }
 
 impl World {
@@ -600,97 +504,4 @@ pub fn prove(request: &ActionRequest) -> (Vec<u8>, AgentProof) {
     let bytes = canonical::encode(request).unwrap();
     let signature = sign::sign(&agent(), Label::Request, &bytes);
     (bytes, AgentProof::Signature(signature))
-}
-
-pub fn seal_outcome(job: &SealedJob, key: &[u8; 32], outcome: &JobOutcome) -> SealedOutcome {
-    seal_bytes(job, key, &wire::encode(outcome).unwrap())
-}
-
-pub fn seal_bytes(job: &SealedJob, key: &[u8; 32], msg: &[u8]) -> SealedOutcome {
-    let aad = wire::encode(&job.header).unwrap();
-    let ciphertext = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(key))
-        .encrypt(&Nonce::from([0; 12]), Payload { msg, aad: &aad })
-        .unwrap();
-    SealedOutcome { ciphertext }
-}
-
-pub fn answered(status: u16, body: Value) -> JobOutcome {
-    JobOutcome {
-        end: JobEnd::Response { status, body: body.to_string().into_bytes() },
-        secret_seen: false,
-        connected: true,
-        bytes_out: 100,
-        bytes_in: 100,
-    }
-}
-
-pub fn ended(end: JobEnd, connected: bool) -> JobOutcome {
-    JobOutcome { end, secret_seen: false, connected, bytes_out: 0, bytes_in: 0 }
-}
-
-/// A passkey's answer, made by software.
-pub struct Gesture {
-    pub seed: u8,
-    pub software: bool,
-    pub flags: u8,
-    pub origin: &'static str,
-    pub rp_id: &'static str,
-    pub kind: &'static str,
-    pub extra: &'static str,
-}
-
-impl Gesture {
-    pub const fn new(seed: u8, software: bool) -> Self {
-        Self {
-            seed,
-            software,
-            flags: 0x05,
-            origin: "https://approve.example",
-            rp_id: "approve.example",
-            kind: "webauthn.get",
-            extra: ",\"crossOrigin\":false",
-        }
-    }
-
-    pub fn evidence(&self, person: &str, statement: &Statement, verdict: Verdict) -> Evidence {
-        let hash = Statement::hash_of(&canonical::encode(statement).unwrap());
-        let challenge = data_encoding::BASE64URL_NOPAD.encode(verdict.challenge(&hash).as_bytes());
-        let client_data = format!(
-            "{{\"type\":\"{}\",\"challenge\":\"{challenge}\",\"origin\":\"{}\"{}}}",
-            self.kind, self.origin, self.extra
-        );
-        let mut data = Sha256::digest(self.rp_id.as_bytes()).to_vec();
-        data.push(self.flags);
-        data.extend_from_slice(&[0, 0, 0, 1]);
-        let message = [data.as_slice(), &Sha256::digest(client_data.as_bytes())].concat();
-        let signature: EcdsaSignature = passkey(self.seed).sign(&message);
-        Evidence {
-            action_id: statement.action_id.clone(),
-            person: person.parse().unwrap(),
-            verdict,
-            key: passkey_entry(self.seed, self.software),
-            proof: ApprovalProof::Webauthn(Assertion {
-                authenticator_data: Bytes(data),
-                client_data_json: Bytes(client_data.into_bytes()),
-                signature: Bytes(signature.to_der().as_bytes().to_vec()),
-            }),
-        }
-    }
-}
-
-/// An approval by an Ed25519 key.
-pub fn key_evidence(
-    person: &str,
-    key: &SigningKey,
-    statement: &Statement,
-    verdict: Verdict,
-) -> Evidence {
-    let hash = Statement::hash_of(&canonical::encode(statement).unwrap());
-    Evidence {
-        action_id: statement.action_id.clone(),
-        person: person.parse().unwrap(),
-        verdict,
-        key: ApproverKey::Ed25519(PublicKey::of(key)),
-        proof: ApprovalProof::Ed25519(sign::sign(key, verdict.label(), hash.as_bytes())),
-    }
 }
