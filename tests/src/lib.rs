@@ -2,9 +2,13 @@
 
 pub mod borders;
 pub mod brokerage;
+pub mod liar;
 pub mod plane;
 pub mod policy;
+pub mod redis;
 
 pub use borders::Borders;
 pub use brokerage::Brokerage;
+pub use liar::Liar;
 pub use plane::{Plane, Said};
+pub use redis::Redis;

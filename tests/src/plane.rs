@@ -120,12 +120,18 @@ impl Plane {
 
     /// Starts the plane and waits until it answers.
     pub fn serve(&mut self) -> anyhow::Result<()> {
+        self.serve_with(&[])
+    }
+
+    /// The same, with more options.
+    pub fn serve_with(&mut self, options: &[&str]) -> anyhow::Result<()> {
         let log = std::fs::File::create(self.home.join("serve.log"))?;
         let mut child = Command::new(self.programs.join("toani"))
             .args(["--json", "--home"])
             .arg(&self.home)
             .args(["serve", "--listen", "127.0.0.1:0", "--programs"])
             .arg(&self.served)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -4,6 +4,7 @@ mod check;
 mod lexer;
 mod repo;
 mod run;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use anyhow::Result;
 
 /// The subcommands of `./x`; the README documents each.
 pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
-    ("setup", "fetch dependencies and say what this machine lacks"),
+    ("setup", "fetch dependencies, install what tests start, and say what this machine lacks"),
     ("demo", "build, then drive one governed action end to end (--json)"),
     ("test", "build the binaries, then run all tests"),
     (

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::repo::root;
+use crate::{repo::root, tools};
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
 const BINARY_PACKAGES: &[&str] =
@@ -25,6 +25,9 @@ const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
 pub(crate) fn setup() -> Result<ExitCode> {
     step("fetching the locked dependencies");
     cargo(&["fetch", "--locked"])?;
+    for advice in tools::setup()? {
+        println!("note: {advice}");
+    }
     for advice in machine_advice() {
         println!("note: {advice}");
     }

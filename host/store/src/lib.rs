@@ -36,6 +36,9 @@ pub use queries::{
     ActionRow, ActionState, ApprovalRow, CredentialRow, CredentialState, ExecutionRow,
     ExecutionState, PolicyKeyRow, PolicyRow, PolicyState,
 };
-pub use replay::{EmbeddedReplay, ReplayError, ReplayFuture, ReplayStore};
+pub use replay::{
+    AddressError, EmbeddedReplay, REPLAY_MS_MAX, RedisAddress, RedisConfig, RedisReplay,
+    ReplayError, ReplayFuture, ReplayStore,
+};
 pub use store::Store;
 pub use writer::Ticket;

@@ -115,6 +115,7 @@ reasons! {
     SandboxUnavailable = "sandbox_unavailable", Plane, "No sandbox is connected; see `toani status`.";
     RefusalBudget = "refusal_budget", Budget, "This agent was refused too often; wait a minute.";
     Busy = "busy", Plane, "A limit of the plane is reached; try again after the time that Retry-After names.";
+    ReplayUnavailable = "replay_unavailable", Plane, "The replay store gave no definite answer, so nothing was done, and a token is spent; ask for the action again, with a new idempotency key.";
     LogUnavailable = "log_unavailable", Plane, "The audit log cannot be written, so nothing may start; see `toani status`.";
     NotReady = "not_ready", Plane, "The enclave has not finished its boot.";
     Internal = "internal", Plane, "The enclave refused to go on; its log says where.";

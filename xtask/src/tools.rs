@@ -1,0 +1,55 @@
+//! Programs that tests start and that are no crates.
+
+use std::{os::unix::fs::MetadataExt, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::step;
+
+/// A program, the Debian package that brings it, and what else that package does.
+const TOOLS: &[(&str, &str, &str)] = &[
+    ("openssl", "openssl", ""),
+    (
+        "redis-server",
+        "redis-server",
+        "; where systemd runs, the package also starts a Redis on 127.0.0.1:6379, which no test \
+         needs: systemctl disable --now redis-server",
+    ),
+];
+
+/// Installs what is missing, or says how.
+pub(crate) fn setup() -> Result<Vec<String>> {
+    let missing: Vec<_> = TOOLS.iter().filter(|(program, ..)| !is_there(program)).collect();
+    let packages: Vec<_> = missing.iter().map(|(_, package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The owner of this process's folder in /proc is its effective user.
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if !is_root || !is_there("apt-get") {
+        let packages = packages.join(" ");
+        return Ok(vec![format!(
+            "tests need {packages}: sudo apt-get update && sudo apt-get install -y {packages}"
+        )]);
+    }
+    for (_, package, besides) in &missing {
+        step(&format!("installing {package} with apt-get (less than a minute){besides}"));
+    }
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], packages.as_slice()].concat())?;
+    Ok(Vec::new())
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    let status = apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
+    match status.context("cannot run apt-get")?.success() {
+        true => Ok(()),
+        false => bail!("apt-get {} failed", arguments.join(" ")),
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+}
