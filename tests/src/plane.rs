@@ -47,6 +47,8 @@ pub struct Plane {
     home: PathBuf,
     /// What `toani init` said.
     born: Value,
+    /// What `toani serve` said last.
+    announced: Value,
     process: Option<Child>,
 }
 
@@ -58,6 +60,7 @@ impl Plane {
             served: programs.to_path_buf(),
             home: home.to_path_buf(),
             born: Value::Null,
+            announced: Value::Null,
             process: None,
         };
         plane.born = plane.toani(&["init"])?.ok()?;
@@ -76,6 +79,11 @@ impl Plane {
     /// What `toani init` said.
     pub fn born(&self) -> &Value {
         &self.born
+    }
+
+    /// What `toani serve` said when it was ready.
+    pub fn announced(&self) -> &Value {
+        &self.announced
     }
 
     /// The owner's public key, as policies name it.
@@ -126,11 +134,14 @@ impl Plane {
     /// The same, with more options.
     pub fn serve_with(&mut self, options: &[&str]) -> anyhow::Result<()> {
         let log = std::fs::File::create(self.home.join("serve.log"))?;
+        let elsewhere = options.contains(&"--listen");
+        let listen: &[&str] = if elsewhere { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = Command::new(self.programs.join("toani"))
             .args(["--json", "--home"])
             .arg(&self.home)
-            .args(["serve", "--listen", "127.0.0.1:0", "--programs"])
+            .args(["serve", "--programs"])
             .arg(&self.served)
+            .args(listen)
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -147,7 +158,10 @@ impl Plane {
             }
         });
         match first_line.recv_timeout(PATIENCE) {
-            Ok(_) => Ok(()),
+            Ok(line) => {
+                self.announced = serde_json::from_str(&line)?;
+                Ok(())
+            }
             Err(_) => bail!("the plane did not start: {}", self.serve_log()),
         }
     }

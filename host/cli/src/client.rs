@@ -1,12 +1,15 @@
-//! The gateway's client: loopback for agents and approvers, the Unix socket for the owner.
+//! The gateway's client: HTTP on loopback and HTTPS anywhere for agents and approvers, the Unix
+//! socket or HTTPS for the owner.
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use toani_gateway::ClientLink;
 use toani_protocol::limits::BUNDLE_BYTES_MAX;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,11 +24,34 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 /// The file in which `toani serve` leaves its address.
 pub(crate) const ADDRESS_FILE: &str = "address";
 
+/// How the plane is reached.
+#[derive(Debug, Args)]
+pub(crate) struct Links {
+    /// The gateway: http:// on this machine, https:// anywhere. Without it, the one that `toani
+    /// serve` has left in the data folder.
+    #[arg(long, global = true, env = "TOANI_URL")]
+    url: Option<String>,
+    /// The administration over the network, https://. Without it, the Unix socket in the data
+    /// folder.
+    #[arg(long, global = true, env = "TOANI_ADMIN_URL")]
+    admin_url: Option<String>,
+    /// The CA that an https:// is believed by, and no other; by default tls/ca.pem.
+    #[arg(long, global = true, env = "TOANI_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A certificate of one's own with its key, in PEM.
+    #[arg(long, global = true, env = "TOANI_IDENTITY", value_name = "FILE")]
+    identity: Option<PathBuf>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Client {
-    url: Option<String>,
-    data: PathBuf,
+    links: Links,
+    home: Home,
 }
+
+/// A stream of whatever kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An answer of the gateway.
 #[derive(Debug)]
@@ -42,8 +68,8 @@ enum Side {
 }
 
 impl Client {
-    pub(crate) fn new(home: &Home, url: Option<String>) -> Self {
-        Self { url, data: home.data() }
+    pub(crate) fn new(home: &Home, links: Links) -> Self {
+        Self { links, home: home.clone() }
     }
 
     /// A call on the public interface; refusals are failures.
@@ -109,44 +135,79 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
-        match side {
-            Side::Public => {
-                let authority = self.authority()?;
-                let stream = TcpStream::connect(&authority).await.map_err(|error| {
-                    Failure::Unreachable(format!(
-                        "nothing answers at {authority} ({error}); is `toani serve` running?"
-                    ))
-                })?;
-                let request = request.header(header::HOST, authority).body(body)?;
-                exchange(stream, request).await
+        let (stream, host) = match (side, &self.links.admin_url) {
+            (Side::Public, _) => self.connect(&self.url()?).await?,
+            (Side::Owner, Some(url)) => {
+                let identity = self.links.identity.is_some();
+                if !url.starts_with("https://") || !identity {
+                    let hint = "--admin-url is https://HOST:PORT, with --identity FILE from \
+                                `toani cert admin`";
+                    return Err(Failure::Usage(hint.to_owned()).into());
+                }
+                self.connect(url).await?
             }
-            Side::Owner => {
-                let socket = self.data.join(toani_gateway::ADMIN_SOCKET);
-                let stream = UnixStream::connect(&socket).await.map_err(|error| {
-                    Failure::Unreachable(format!(
-                        "nothing answers at {} ({error}); is `toani serve` running, with the same --home?",
-                        socket.display()
-                    ))
-                })?;
-                let request = request.header(header::HOST, "localhost").body(body)?;
-                exchange(stream, request).await
-            }
-        }
+            (Side::Owner, None) => (self.owners_socket().await?, "localhost".to_owned()),
+        };
+        exchange(stream, request.header(header::HOST, host).body(body)?).await
     }
 
-    fn authority(&self) -> anyhow::Result<String> {
-        let Some(url) = &self.url else {
-            let path = self.data.join(ADDRESS_FILE);
-            return std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(
-                |_| {
-                    let hint = "no plane has left its address; start `toani serve`, or give --url";
-                    Failure::Unreachable(hint.to_owned()).into()
-                },
-            );
+    /// The stream to a URL, and the host that requests name.
+    async fn connect(&self, url: &str) -> anyhow::Result<(Box<dyn Stream>, String)> {
+        let hint = || {
+            let form = "--url is http://HOST:PORT on this machine, or https://HOST:PORT";
+            Failure::Usage(form.to_owned())
         };
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let hint = || Failure::Usage("--url is http://HOST:PORT on this machine".to_owned());
-        Ok(authority.ok_or_else(hint)?.to_owned())
+        let (scheme, authority) = url.split_once("://").ok_or_else(hint)?;
+        let authority = authority.trim_end_matches('/');
+        let (name, _) = authority.rsplit_once(':').ok_or_else(hint)?;
+        if !["http", "https"].contains(&scheme) {
+            return Err(hint().into());
+        }
+        let unreachable = |error: std::io::Error| {
+            Failure::Unreachable(format!(
+                "nothing answers at {authority} ({error}); is `toani serve` running?"
+            ))
+        };
+        let stream = TcpStream::connect(authority).await.map_err(unreachable)?;
+        if scheme == "http" {
+            // A signed request is no secret; an API key and a result are.
+            if !stream.peer_addr().map_err(unreachable)?.ip().is_loopback() {
+                return Err(hint().into());
+            }
+            return Ok((Box::new(stream), authority.to_owned()));
+        }
+        let own = self.home.tls("ca.pem");
+        let ca = self.links.ca.as_deref().unwrap_or(&own);
+        let link = ClientLink::http(ca, self.links.identity.as_deref())?;
+        let stream = link.handshake(name.trim_matches(['[', ']']), stream).await;
+        let stream = stream.map_err(|error| {
+            Failure::Unreachable(format!(
+                "{authority} is not believed ({error}); --ca names the CA that signed for it"
+            ))
+        })?;
+        Ok((Box::new(stream), authority.to_owned()))
+    }
+
+    async fn owners_socket(&self) -> anyhow::Result<Box<dyn Stream>> {
+        let socket = self.home.data().join(toani_gateway::ADMIN_SOCKET);
+        let stream = UnixStream::connect(&socket).await.map_err(|error| {
+            Failure::Unreachable(format!(
+                "nothing answers at {} ({error}); is `toani serve` running, with the same --home?",
+                socket.display()
+            ))
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    fn url(&self) -> anyhow::Result<String> {
+        if let Some(url) = &self.links.url {
+            return Ok(url.clone());
+        }
+        let path = self.home.data().join(ADDRESS_FILE);
+        std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|_| {
+            let hint = "no plane has left its address; start `toani serve`, or give --url";
+            Failure::Unreachable(hint.to_owned()).into()
+        })
     }
 }
 

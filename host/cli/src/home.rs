@@ -67,6 +67,11 @@ impl Home {
         self.root.join("approvers").join(format!("{person}.key"))
     }
 
+    /// The CA and what it has issued.
+    pub(crate) fn tls(&self, name: &str) -> PathBuf {
+        self.root.join("tls").join(name)
+    }
+
     pub(crate) fn trust_file(&self) -> PathBuf {
         self.root.join("trust.json")
     }

@@ -4,6 +4,8 @@ mod admission;
 mod agents;
 mod approvals;
 mod audit;
+mod ca;
+mod certs;
 mod client;
 mod credentials;
 mod draft;
@@ -26,7 +28,12 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{client::Client, failure::Failure, home::Home, output::Output};
+use crate::{
+    client::{Client, Links},
+    failure::Failure,
+    home::Home,
+    output::Output,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -45,9 +52,8 @@ struct Arguments {
     /// Where keys, policies and the trust file are.
     #[arg(long, global = true, env = "TOANI_HOME", default_value_os_t = home::default())]
     home: PathBuf,
-    /// The gateway; without it, the address that `toani serve` has left in the data folder.
-    #[arg(long, global = true, env = "TOANI_URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    links: Links,
     /// JSON on standard output, for machines.
     #[arg(long, global = true)]
     json: bool,
@@ -61,6 +67,9 @@ enum Command {
     Init(init::Init),
     /// Run the plane. Example: toani serve
     Serve(serve::Serve),
+    /// Certificates for links beyond this machine. Example: toani cert init
+    #[command(subcommand)]
+    Cert(certs::Cert),
     /// What runs, and what is proven about it. Example: toani status
     Status,
     /// Admit a sandbox. Example: toani admission admit --sandbox
@@ -122,10 +131,11 @@ fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
     let home = Home::new(arguments.home);
-    let client = Client::new(&home, arguments.url);
+    let client = Client::new(&home, arguments.links);
     match arguments.command {
         Command::Init(command) => init::run(command, &home, output).await,
         Command::Serve(command) => serve::run(command, &home, output).await,
+        Command::Cert(command) => certs::run(command, &home, output),
         Command::Status => status::run(&client, output).await,
         Command::Admission(command) => admission::run(command, &home, &client, output).await,
         Command::Credential(command) => credentials::run(command, &home, &client, output).await,

@@ -5,7 +5,9 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use toani_gateway::{Config, Exit, Ready};
+use toani_gateway::{
+    AdminPort, Clients, Config, Exit, Ready, RedisAddress, RedisConfig, Replay, ServerFiles,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -21,15 +23,83 @@ const QUICK_ENDS_MAX: u32 = 5;
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Where agents ask. Loopback only, until TLS guards it.
+    /// Where agents ask. Beyond loopback only with --tls.
     #[arg(long, default_value = "127.0.0.1:8470")]
     listen: SocketAddr,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Where the plane's programs are; by default beside this one.
     #[arg(long)]
     programs: Option<PathBuf>,
     /// Executions that run at once.
     #[arg(long, default_value_t = 64)]
     executions: u32,
+    #[command(flatten)]
+    replay: ReplayArguments,
+}
+
+#[derive(Debug, Args)]
+struct TlsArguments {
+    /// Agents ask over TLS 1.3, with the certificate of `toani cert server`.
+    #[arg(long)]
+    tls: bool,
+    /// Agents may show certificates, which must lead to this CA.
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    client_ca: Option<PathBuf>,
+    /// What that CA has revoked.
+    #[arg(long, value_name = "FILE", requires = "client_ca")]
+    client_crl: Option<PathBuf>,
+    /// Agents must show certificates.
+    #[arg(long, requires = "client_ca")]
+    require_client_certificate: bool,
+    /// Administration over TLS 1.3 too, with certificates of `toani cert admin`.
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+}
+
+impl TlsArguments {
+    fn choose(self, home: &Home, config: &mut Config) -> anyhow::Result<()> {
+        let identity = home.tls("server.pem");
+        if (self.tls || self.admin_listen.is_some()) && !identity.exists() {
+            bail!(
+                "there is no {}; run `toani cert init` and `toani cert server --name HOST`",
+                identity.display()
+            );
+        }
+        let (crl, required) = (self.client_crl, self.require_client_certificate);
+        let clients = self.client_ca.map(|ca| Clients { ca, crl, required });
+        config.tls = self.tls.then(|| ServerFiles { identity: identity.clone(), clients });
+        config.admin = self.admin_listen.map(|listen| AdminPort {
+            listen,
+            identity,
+            ca: home.tls("ca.pem"),
+            crl: home.tls("revoked.pem"),
+        });
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+struct ReplayArguments {
+    /// A Redis 7 that remembers redeemed tokens: redis:// on loopback, rediss:// (TLS 1.3), or
+    /// unix:///PATH. Without it they are remembered in this process.
+    #[arg(long, value_name = "URL")]
+    replay: Option<RedisAddress>,
+    /// The CA that a rediss:// is believed by, in PEM.
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    replay_ca: Option<PathBuf>,
+    /// Holds the password of the Redis, for its owner alone.
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    replay_password_file: Option<PathBuf>,
+}
+
+impl ReplayArguments {
+    fn chosen(self) -> Replay {
+        let (ca, password_file) = (self.replay_ca, self.replay_password_file);
+        self.replay.map_or(Replay::Embedded, |address| {
+            Replay::Redis(RedisConfig { address, ca, password_file })
+        })
+    }
 }
 
 /// The folder of the plane's programs.
@@ -64,6 +134,8 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
     let mut config = Config::new(&home.data(), &programs(command.programs)?);
     config.listen = command.listen;
     config.executions_at_once = command.executions;
+    config.replay = command.replay.chosen();
+    command.tls.choose(home, &mut config)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -100,24 +172,39 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
     }
 }
 
-fn announce(ready: &Ready, address_file: &std::path::Path, output: &Output) {
-    // Without the file, clients need --url; that is said, and the plane goes on.
-    if let Err(error) = home::write(address_file, format!("{}\n", ready.address).as_bytes()) {
-        output.progress(&format!("{error:#}; clients need --url http://{}", ready.address));
+/// Where commands on this machine reach the plane. A server certificate of ours names localhost.
+fn url(ready: &Ready) -> String {
+    let address = ready.address;
+    match (ready.tls, address.ip()) {
+        (false, _) => format!("http://{address}"),
+        (true, ip) if ip.is_loopback() || ip.is_unspecified() => {
+            format!("https://localhost:{}", address.port())
+        }
+        (true, _) => format!("https://{address}"),
     }
+}
+
+fn announce(ready: &Ready, address_file: &std::path::Path, output: &Output) {
+    let url = url(ready);
+    // Without the file, clients need --url; that is said, and the plane goes on.
+    if let Err(error) = home::write(address_file, format!("{url}\n").as_bytes()) {
+        output.progress(&format!("{error:#}; clients need --url {url}"));
+    }
+    let admin_url = ready.admin_address.map(|address| format!("https://{address}"));
     let value = json!({
-        "url": format!("http://{}", ready.address),
+        "url": url,
         "admin": ready.admin_socket,
+        "admin_url": admin_url,
         "boot": ready.boot,
         "tee": "none",
     });
     output.result(&value, |output| {
+        let socket = ready.admin_socket.display();
+        let admin = admin_url.map_or_else(|| socket.to_string(), |url| format!("{socket}, {url}"));
         format!(
-            "{} http://{} (boot {}; tee: none)\nadministration: {}",
+            "{} {url} (boot {}; tee: none)\nadministration: {admin}",
             output.good("Ready:"),
-            ready.address,
             ready.boot,
-            ready.admin_socket.display(),
         )
     });
 }

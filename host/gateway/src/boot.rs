@@ -57,6 +57,8 @@ pub enum BootError {
     #[error("the data folder holds no instance; `toani init` makes one")]
     Unborn,
     #[error(transparent)]
+    Replay(#[from] toani_store::ReplayError),
+    #[error(transparent)]
     Folder(#[from] toani_store::FolderError),
 }
 
@@ -92,7 +94,7 @@ pub(crate) async fn boot(
 ) -> Result<(Arc<Plane>, u64), BootError> {
     let data = &config.data;
     let (manifest, parsed) = read_manifest(data)?;
-    let keep = Keep::open(data)?;
+    let keep = config.replay.keep(Keep::open(data)?).await?;
     let sealed_root = keep.folder().root()?.ok_or(BootError::Unborn)?;
     let (log, recovery) = open_log(&keep).await?;
     tracing::info!(?recovery, "the audit log is open");

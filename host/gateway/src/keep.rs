@@ -28,7 +28,7 @@ pub enum KeepError {
 pub(crate) struct Keep {
     folder: Arc<DataFolder>,
     store: Store,
-    replay: Arc<EmbeddedReplay>,
+    replay: Arc<dyn ReplayStore>,
 }
 
 impl Keep {
@@ -36,6 +36,11 @@ impl Keep {
         let folder = DataFolder::open(data)?;
         let store = Store::open(&folder)?;
         Ok(Self { folder: Arc::new(folder), store, replay: Arc::new(EmbeddedReplay::new()) })
+    }
+
+    /// With another replay store than the one in memory.
+    pub(crate) fn with_replay(self, replay: Arc<dyn ReplayStore>) -> Self {
+        Self { replay, ..self }
     }
 
     pub(crate) fn folder(&self) -> &DataFolder {

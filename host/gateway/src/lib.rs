@@ -37,7 +37,11 @@ use std::{
 };
 
 use toani_protocol::{BootId, limits::OUTCOME_WAIT_MS_MAX, wire::Command};
+use toani_store::{RedisReplay, ReplayError};
 use tokio::sync::{oneshot, watch};
+
+pub use toani_links::{ClientLink, Clients, LinkError, ServerFiles};
+pub use toani_store::{RedisAddress, RedisConfig};
 
 pub use crate::{
     api::openapi,
@@ -57,20 +61,65 @@ const DELETE: Duration = Duration::from_secs(600);
 /// How long answers and open calls may take to end when a boot is over.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Where redeemed tokens are remembered.
+#[derive(Debug, Clone, Default)]
+pub enum Replay {
+    /// In this process, which is enough for one gateway.
+    #[default]
+    Embedded,
+    Redis(RedisConfig),
+}
+
+impl Replay {
+    async fn keep(&self, keep: keep::Keep) -> Result<keep::Keep, ReplayError> {
+        match self {
+            Self::Embedded => Ok(keep),
+            Self::Redis(redis) => {
+                let redis = RedisReplay::open(redis.clone()).await?;
+                Ok(keep.with_replay(Arc::new(redis)))
+            }
+        }
+    }
+}
+
+/// Administration over TCP: TLS, and nobody without a client certificate.
+#[derive(Debug, Clone)]
+pub struct AdminPort {
+    pub listen: SocketAddr,
+    /// The server's certificate and key.
+    pub identity: PathBuf,
+    /// The CA of those who administer. Whoever has a certificate of it may.
+    pub ca: PathBuf,
+    /// Whom it has revoked.
+    pub crl: PathBuf,
+}
+
+impl AdminPort {
+    fn files(self) -> ServerFiles {
+        let clients = Clients { ca: self.ca, crl: Some(self.crl), required: true };
+        ServerFiles { identity: self.identity, clients: Some(clients) }
+    }
+}
+
 /// What one boot needs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Holds the manifest, the sealed root, the log, the store, the sealing key and the
     /// administration's socket.
     pub data: PathBuf,
-    /// For agents; loopback only.
+    /// For agents; without TLS loopback only.
     pub listen: SocketAddr,
+    /// For agents, who may be asked for certificates. Their requests prove themselves as without.
+    pub tls: Option<ServerFiles>,
+    /// For the owner, beside the Unix socket.
+    pub admin: Option<AdminPort>,
     /// `toani-enclave`.
     pub enclave_program: PathBuf,
     /// `toani-sandbox`.
     pub sandbox_program: PathBuf,
     /// `toani-connector`, linked statically.
     pub connector_program: PathBuf,
+    pub replay: Replay,
     /// Executions that run at once; more of them wait.
     pub executions_at_once: u32,
     /// Requests of one agent.
@@ -89,9 +138,12 @@ impl Config {
         Self {
             data: data.to_path_buf(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8470)),
+            tls: None,
+            admin: None,
             enclave_program: programs.join("toani-enclave"),
             sandbox_program: programs.join("toani-sandbox"),
             connector_program: programs.join("toani-connector"),
+            replay: Replay::Embedded,
             executions_at_once: 64,
             rate_per_agent: Rate { per_second: 1_000, burst: 2_000 },
             rate_per_peer: Rate { per_second: 5_000, burst: 10_000 },
@@ -127,7 +179,11 @@ pub enum Exit {
 pub struct Ready {
     /// Where agents ask; the port is the real one.
     pub address: SocketAddr,
+    /// Whether they ask over TLS.
+    pub tls: bool,
     pub admin_socket: PathBuf,
+    /// Where else the owner administers.
+    pub admin_address: Option<SocketAddr>,
     pub boot: BootId,
 }
 
@@ -141,8 +197,13 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(Ready),
 ) -> Result<Exit, BootError> {
-    let agents = listen::bind_loopback(config.listen).await?;
-    let address = agents.local_addr().map_err(|error| BootError::Listen(error.to_string()))?;
+    let agents = listen::Port::bind(config.listen, config.tls.clone()).await?;
+    let address = agents.address()?;
+    let admins = match config.admin.clone() {
+        Some(admin) => Some(listen::Port::bind(admin.listen, Some(admin.files())).await?),
+        None => None,
+    };
+    let admin_address = admins.as_ref().map(listen::Port::address).transpose()?;
     let paths = toani_sandbox::SupervisorPaths {
         supervisor: config.sandbox_program.clone(),
         connector: config.connector_program.clone(),
@@ -168,8 +229,17 @@ pub async fn serve(
     let private = admin::router(plane.clone());
     let mut listeners = tokio::task::JoinSet::new();
     listeners.spawn(listen::serve(agents, public, stopped.clone()));
+    if let Some(admins) = admins {
+        listeners.spawn(listen::serve(admins, private.clone(), stopped.clone()));
+    }
     listeners.spawn(listen::serve(owner, private, stopped));
-    ready(Ready { address, admin_socket: config.admin_socket(), boot: plane.facts().boot.clone() });
+    ready(Ready {
+        address,
+        tls: config.tls.is_some(),
+        admin_socket: config.admin_socket(),
+        admin_address,
+        boot: plane.facts().boot.clone(),
+    });
 
     let exit = tokio::select! {
         () = stop => None,

@@ -8,6 +8,7 @@ use toani_protocol::{
     Reason,
     wire::{Answer, Command, Effect, Facts, Redeemed},
 };
+use toani_store::ReplayError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{Exit, keep::Keep, problem::Problem, sandbox::Sandbox};
@@ -239,9 +240,10 @@ impl Plane {
         match fresh {
             Ok(true) => Ok(()),
             Ok(false) => Err(Reason::TokenUsed),
+            Err(ReplayError::Expired) => Err(Reason::TokenExpired),
             Err(error) => {
-                tracing::error!(%error, "the replay store cannot be written");
-                Err(Reason::Busy)
+                tracing::error!(%error, "a token could not be consumed");
+                Err(Reason::ReplayUnavailable)
             }
         }
     }

@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use toani_links::ServerLink;
 use toani_protocol::{
     Reason,
     ids::{AgentId, TenantId},
@@ -141,12 +142,13 @@ pub(crate) fn router(plane: Arc<Plane>, limits: Arc<Limits>) -> Router {
         .with_state(api)
 }
 
-/// What every request passes first: its host is this machine, and its address is not too fast.
+/// What every request passes first: its host is this server, and its address is not too fast.
 async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if !names_loopback(&request) {
+    if !names_this_server(&request) {
         // A web page whose name was rebound to loopback sends its own name here.
         let status = StatusCode::MISDIRECTED_REQUEST;
-        let detail = "The Host header must name this machine: localhost, 127.0.0.1 or [::1].";
+        let detail = "The Host header must name this server: localhost, 127.0.0.1, [::1], or a \
+                      name in its certificate.";
         return Problem::new(status, "host", detail).into_response();
     }
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Owner);
@@ -156,7 +158,7 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
     next.run(request).await
 }
 
-fn names_loopback(request: &Request) -> bool {
+fn names_this_server(request: &Request) -> bool {
     let host = request.headers().get(header::HOST);
     let Some(host) = host.and_then(|host| host.to_str().ok()) else {
         return false;
@@ -165,5 +167,7 @@ fn names_loopback(request: &Request) -> bool {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
+    let link = request.extensions().get::<Arc<ServerLink>>();
     ["localhost", "127.0.0.1", "[::1]"].contains(&name)
+        || link.is_some_and(|link| link.is_named(name.trim_matches(['[', ']'])))
 }
