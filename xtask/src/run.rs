@@ -25,9 +25,7 @@ const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
 pub(crate) fn setup() -> Result<ExitCode> {
     step("fetching the locked dependencies");
     cargo(&["fetch", "--locked"])?;
-    for advice in tools::setup()? {
-        println!("note: {advice}");
-    }
+    tools::setup()?;
     for advice in machine_advice() {
         println!("note: {advice}");
     }
@@ -47,6 +45,7 @@ pub(crate) fn demo(arguments: &[String]) -> Result<ExitCode> {
 }
 
 pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
+    tools::setup()?;
     build_binaries()?;
     step("running all tests");
     let mut all = vec!["test", "--workspace"];

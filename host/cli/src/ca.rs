@@ -109,12 +109,12 @@ fn params(name: &str) -> CertificateParams {
 
 /// One at a time: a change that is lost could be a revocation.
 fn lock(home: &Home) -> anyhow::Result<fs::File> {
-    let path = home.tls("ca.lock");
-    home::write(&path, b"")?;
-    let file = fs::File::open(home.tls(""))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-        .with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    let path = home.tls("");
+    let locked = fs::File::open(&path).and_then(|folder| {
+        rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(folder)
+    });
+    locked.with_context(|| format!("cannot lock {}", path.display()))
 }
 
 impl Ca {

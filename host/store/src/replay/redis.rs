@@ -13,9 +13,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection, cmd,
-};
+use redis::{RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection, cmd};
 use toani_links::ClientLink;
 use toani_protocol::{Hash, Time};
 use tokio::{
@@ -194,19 +192,13 @@ async fn greet<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     config: &RedisConfig,
     stream: S,
 ) -> Result<MultiplexedConnection, ReplayError> {
-    let mut info = RedisConnectionInfo::default()
-        .set_skip_set_lib_name()
-        .set_db(i64::from(config.address.database));
-    if let Some(user) = &config.address.user {
-        info = info.set_username(user);
-    }
-    if let Some(password) = password(config)? {
-        info = info.set_password(password.as_str());
-    }
-    let settings =
-        AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let greeted =
-        MultiplexedConnection::new_with_config(&info, Bounded::new(stream), settings).await;
+    let info = RedisConnectionInfo {
+        db: i64::from(config.address.database),
+        username: config.address.user.clone(),
+        password: password(config)?.map(|password| password.to_string()),
+        ..RedisConnectionInfo::default()
+    };
+    let greeted = MultiplexedConnection::new(&info, Bounded::new(stream)).await;
     let (connection, driver) = greeted.map_err(|error| {
         ReplayError::Unfit(format!("it does not let us in: {}", shown(&error.to_string())))
     })?;
