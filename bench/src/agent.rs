@@ -36,7 +36,8 @@ impl Agent {
         let text = line.trim().rsplit(' ').next().context("no key")?;
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes())?;
         let key = SigningKey::from_bytes(bytes.as_slice().try_into()?);
-        let address = fs::read_to_string(plane.data().join("address"))?.trim().to_owned();
+        let url = fs::read_to_string(plane.data().join("address"))?;
+        let address = url.trim().strip_prefix("http://").context("no http:// address")?.to_owned();
         let status = plane.toani(&["status"])?.ok()?;
         let trust: Value = serde_json::from_slice(&fs::read(plane.trust())?)?;
         let text = |value: Option<&Value>| {

@@ -2,7 +2,8 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -34,7 +35,7 @@ impl Redis {
         bail!("redis-server does not stay with these options: {options:?}")
     }
 
-    /// `None` if it ended by itself.
+    /// The same on a named port; `None` if it ended by itself.
     pub fn start_on(port: u16, options: &[&str]) -> anyhow::Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
         let process = Command::new("redis-server")
@@ -61,7 +62,7 @@ impl Redis {
     /// The first line of its answer to a command of one line.
     pub fn says(&self, command: &str) -> anyhow::Result<String> {
         // By the socket: TLS, where a test turns it on, may have taken the port.
-        let mut stream = std::os::unix::net::UnixStream::connect(self.socket())?;
+        let mut stream = UnixStream::connect(self.socket())?;
         stream.write_all(format!("{command}\r\n").as_bytes())?;
         let mut said = Vec::new();
         let mut byte = [0];
@@ -85,11 +86,6 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
-    }
-
-    /// Whether somebody listens on its port.
-    pub fn listens(&self) -> bool {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
     }
 
     /// Sends it a signal: `STOP`, `CONT`.

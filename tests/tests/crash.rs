@@ -239,12 +239,13 @@ fn the_supervisor_is_killed_at_each_step() {
 fn killed_while_a_request_arrives() {
     let mut world = World::new(0);
     for victim in [GATEWAY, ENCLAVE, SUPERVISOR] {
-        let address = std::fs::read_to_string(world.plane.data().join("address")).unwrap();
-        let mut agent = TcpStream::connect(address.trim()).unwrap();
+        let url = std::fs::read_to_string(world.plane.data().join("address")).unwrap();
+        let address = url.trim().strip_prefix("http://").unwrap();
+        let mut agent = TcpStream::connect(address).unwrap();
         let half = format!(
             "POST /v1/executions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
              content-length: 1000\r\n\r\n{{\"request\": ",
-            address.trim()
+            address
         );
         agent.write_all(half.as_bytes()).unwrap();
         assert!(world.kill(victim), "{victim}");
