@@ -91,6 +91,13 @@ fn layers_break() {
     need(&mut repo, "toani-policy", Kind::Dev, "toani-gateway");
     breaks(&repo, layers::trusted_layers, "the tests of toani-policy");
 
+    // What a named crate's tests may need, another's may not.
+    let mut repo = sound();
+    let simulator = package("toani-simulator", Some("host/simulator"), &[]);
+    repo.packages.extend([simulator]);
+    need(&mut repo, "toani-policy", Kind::Dev, "toani-simulator");
+    breaks(&repo, layers::trusted_layers, "the tests of toani-policy may not need toani-simulator");
+
     let mut repo = sound();
     repo.packages.extend([package("toani-new", Some("trusted/new"), &[])]);
     breaks(&repo, layers::trusted_layers, "toani-new is not named");
