@@ -1,9 +1,14 @@
 //! The simulated vendors: a root each, and every key below it.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use getrandom::{SysRng, rand_core::TryRng as _};
 use p256::ecdsa::SigningKey;
+use sha2::{Digest, Sha512};
 use toani_protocol::Hash;
 
 use crate::{
@@ -11,6 +16,7 @@ use crate::{
         Issuer, IssuerKey, Subject, Validity, ca_extensions, leaf_extensions, p256_info,
     },
     folder,
+    snp::SnpAuthority,
 };
 
 const SEED_FILE: &str = "sgx-authority.key";
@@ -51,6 +57,9 @@ pub struct Authority {
     pck_ca: Vec<u8>,
     tcb_signing_key: SigningKey,
     tcb_signer: Vec<u8>,
+    pub(crate) folder: PathBuf,
+    /// The simulated AMD, once somebody asks for it.
+    pub(crate) snp: OnceLock<SnpAuthority>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -68,10 +77,10 @@ impl Authority {
             Ok::<_, AuthorityError>(seed)
         })?;
         let seed = seed.try_into().map_err(|_| AuthorityError::Damaged(SEED_FILE))?;
-        Self::of_seed(seed)
+        Self::of_seed(seed, folder)
     }
 
-    fn of_seed(seed: [u8; SEED_BYTES]) -> Result<Self, AuthorityError> {
+    fn of_seed(seed: [u8; SEED_BYTES], folder: &Path) -> Result<Self, AuthorityError> {
         let (root_key, pck_ca_key) = (p256_key(&seed, "root", &[]), p256_key(&seed, "pck-ca", &[]));
         let tcb_signing_key = p256_key(&seed, "tcb-signing", &[]);
         let root_info = p256_info(root_key.verifying_key());
@@ -87,7 +96,17 @@ impl Authority {
         let tcb_info = p256_info(tcb_signing_key.verifying_key());
         let tcb_signer = issue(TCB_SIGNER, tcb_info, TCB_SIGNER_SERIAL, leaf_extensions())?;
         let pck_ca_key = IssuerKey::P256(pck_ca_key);
-        Ok(Self { seed, root_key, root, pck_ca_key, pck_ca, tcb_signing_key, tcb_signer })
+        Ok(Self {
+            seed,
+            root_key,
+            root,
+            pck_ca_key,
+            pck_ca,
+            tcb_signing_key,
+            tcb_signer,
+            folder: folder.to_path_buf(),
+            snp: OnceLock::new(),
+        })
     }
 
     /// SHA-256 of the simulated Intel's root, as manifests and trust files name it.
@@ -120,6 +139,10 @@ impl Authority {
         &self.tcb_signer
     }
 
+    pub(crate) fn secret<const N: usize>(&self, purpose: &str, attempt: u64, id: &[u8]) -> [u8; N] {
+        secret(&self.seed, purpose, attempt, id)
+    }
+
     /// A key that belongs to this authority and to `id`.
     pub(crate) fn key_of(&self, purpose: &str, id: &[u8]) -> SigningKey {
         p256_key(&self.seed, purpose, id)
@@ -130,13 +153,30 @@ impl Authority {
 fn p256_key(seed: &[u8; SEED_BYTES], purpose: &str, id: &[u8]) -> SigningKey {
     let mut attempt = 0u64;
     loop {
-        let parts = [purpose.as_bytes(), &[0], &attempt.to_be_bytes(), id];
-        let hash = Hash::of_parts("toani/simulator/p256", &[seed.as_slice(), &parts.concat()]);
-        if let Ok(key) = SigningKey::from_slice(hash.as_bytes()) {
+        let scalar = secret::<32>(seed, purpose, attempt, id);
+        if let Ok(key) = SigningKey::from_slice(&scalar) {
             return key;
         }
         attempt += 1;
     }
+}
+
+/// Up to 64 bytes that only the seed's owner can know, of a purpose and an id.
+fn secret<const N: usize>(
+    seed: &[u8; SEED_BYTES],
+    purpose: &str,
+    attempt: u64,
+    id: &[u8],
+) -> [u8; N] {
+    let hash = Sha512::new_with_prefix(seed)
+        .chain_update(purpose)
+        .chain_update([0])
+        .chain_update(attempt.to_be_bytes())
+        .chain_update(id)
+        .finalize();
+    let mut secret = [0; N];
+    secret.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    secret
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ const CRL_NUMBER: &[u64] = &[2, 5, 29, 20];
 
 const PSS_SALT_BYTES: u8 = 48;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const MONTH_MS: u64 = 30 * DAY_MS;
+
 /// From when until when something is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
@@ -39,6 +42,12 @@ impl Validity {
     /// 2020-01-01 to 2049-12-31: of what outlives every test.
     pub const LONG: Self =
         Self { from: Time::from_ms(1_577_836_800_000), until: Time::from_ms(2_524_607_999_000) };
+
+    /// Thirty days, from the beginning of the day of `now`: of what is published anew.
+    pub fn month_of(now: Time) -> Self {
+        let from = Time::from_ms(now.day().saturating_mul(DAY_MS));
+        Self { from, until: from.plus_ms(MONTH_MS) }
+    }
 }
 
 /// A key that signs certificates and CRLs.

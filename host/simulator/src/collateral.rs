@@ -13,9 +13,6 @@ pub(crate) const QE_ISV_PROD_ID: u16 = 1;
 /// INIT, MODE64BIT and PROVISIONKEY; x87 and SSE.
 pub(crate) const QE_ATTRIBUTES: [u8; 16] = [0x15, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-const LIFE_MS: u64 = 30 * DAY_MS;
-
 /// What is published at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
@@ -36,8 +33,7 @@ pub struct Publication {
 impl Publication {
     /// What is published about the kind of `platform` on the day of `now`, for thirty days.
     pub fn about(platform: &Platform, now: Time) -> Self {
-        let from = Time::from_ms(now.day().saturating_mul(DAY_MS));
-        let validity = Validity { from, until: from.plus_ms(LIFE_MS) };
+        let validity = Validity::month_of(now);
         Self {
             fmspc: platform.fmspc,
             pce_id: platform.pce_id,

@@ -3,7 +3,7 @@
 //! ```text
 //!   Authority ──quote(Platform, report body)──▶ DCAP quote ─┐
 //!      │ ──collateral(Publication)──▶ what Intel publishes ──┴─▶ SgxEvidence
-//!      └──snp_evidence(Chip, Guest, now)──▶ report, chain, CRL ─▶ SnpEvidence
+//!      └──snp_evidence(Chip, Guest, SnpRevocations)──▶ SnpEvidence
 //! ```
 //!
 //! The formats are the real ones and whole, so that a verifier has one path for both; nothing but
@@ -18,8 +18,10 @@ mod collateral;
 mod der;
 mod folder;
 mod quote;
+mod snp;
 
 pub use authority::{Authority, AuthorityError, PCK_CA_SERIAL, TCB_SIGNER_SERIAL};
 pub use certificate::Validity;
 pub use collateral::Publication;
 pub use quote::{Level, Platform};
+pub use snp::{ASK_SERIAL, Chip, Guest, SnpRevocations};

@@ -19,7 +19,7 @@ const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
 pub enum CrlError {
     #[error("it is missing, or not DER")]
     Malformed,
-    #[error("it names another issuer")]
+    #[error("it names another issuer, or one that may not sign it")]
     Issuer,
     #[error("its issuer did not sign it")]
     Signature,
@@ -49,7 +49,7 @@ impl Crl {
         if body.signature != signed.algorithm {
             return Err(CrlError::Malformed);
         }
-        if body.issuer != *issuer.subject() {
+        if body.issuer != *issuer.subject() || !issuer.may_sign_crls() {
             return Err(CrlError::Issuer);
         }
         if !signed.by(issuer.key()) {

@@ -31,8 +31,10 @@ mod reader;
 pub mod report_body;
 pub mod roots;
 pub mod sgx;
+pub mod snp;
 pub mod x509;
 
 pub use evidence::{Evidence, SgxCollateral, SgxEvidence, SnpEvidence};
 pub use report_body::ReportBody;
 pub use sgx::{SgxError, SgxPolicy, SgxVerdict};
+pub use snp::{SnpError, SnpPolicy, SnpVerdict};

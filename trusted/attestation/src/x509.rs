@@ -148,15 +148,26 @@ impl Certificate {
             Some(constraints) => BasicConstraints::from_der(constraints).ok()?.ca,
             None => false,
         };
-        let usage = match self.extension(KEY_USAGE)? {
-            Some(usage) => Some(KeyUsage::from_der(usage).ok()?),
-            None => None,
+        let (usage, wanted) = match is_ca {
+            true => (KeyUsages::KeyCertSign, Use::Ca),
+            false => (KeyUsages::DigitalSignature, Use::Leaf),
         };
-        let may = |usages| usage.as_ref().is_none_or(|usage| usage.0.contains(usages));
-        match is_ca {
-            true => may(KeyUsages::KeyCertSign).then_some(Use::Ca),
-            false => may(KeyUsages::DigitalSignature).then_some(Use::Leaf),
+        self.may(usage).then_some(wanted)
+    }
+
+    /// Whether its key may be used so; a certificate that says nothing of usage allows all.
+    fn may(&self, usage: KeyUsages) -> bool {
+        match self.extension(KEY_USAGE) {
+            Some(Some(allowed)) => {
+                KeyUsage::from_der(allowed).is_ok_and(|allowed| allowed.0.contains(usage))
+            }
+            Some(None) => true,
+            None => false,
         }
+    }
+
+    pub(crate) fn may_sign_crls(&self) -> bool {
+        self.may(KeyUsages::CRLSign)
     }
 
     fn extensions(&self) -> &[Extension] {

@@ -1,8 +1,6 @@
-//! SGX evidence, genuine and simulated, through the one verifier.
+//! What is accepted, and what is refused for which reason.
 
-#[allow(clippy::unwrap_used)]
-mod world;
-
+use crate::world::*;
 use toani_attestation::{
     Evidence, SgxError, SgxEvidence,
     roots::{INTEL_SGX_ROOT_CA, tee_of},
@@ -11,7 +9,6 @@ use toani_attestation::{
 };
 use toani_protocol::{Hash, assurance::Tee, sign::Bytes};
 use toani_simulator::{Level, PCK_CA_SERIAL, Platform, Publication, TCB_SIGNER_SERIAL, Validity};
-use world::*;
 
 fn simulated() -> SgxEvidence {
     authority().sgx_evidence(&Platform::number(1), &report_body(), NOW).unwrap()
@@ -244,4 +241,23 @@ fn a_quote_carries_its_own_platform() {
     let (one, two) = (simulated(), quote_of(&Platform::number(2)));
     let verdict = verify(&SgxEvidence { collateral: one.collateral, quote: two.quote }).unwrap();
     assert_eq!(verdict.ppid, Platform::number(2).ppid);
+}
+
+/// What the second verifier lets pass and ours does not: where they differ, ours refuses.
+#[test]
+fn gaps_of_the_second_verifier_are_closed() {
+    let pce = published(|of| of.pce_id = [1, 0]);
+    assert!(second_opinion(&pce, NOW).is_some());
+    assert_eq!(verify(&pce), Err(SgxError::OtherPlatform), "TCB info of another PCE");
+
+    let mut trailing = simulated();
+    trailing.quote.0.push(0);
+    assert!(second_opinion(&trailing, NOW).is_some());
+    assert_eq!(verify(&trailing), Err(SgxError::QuoteForm), "a byte after the quote");
+
+    let mut copy = simulated();
+    let last = copy.quote.0.len() - 60;
+    copy.quote.0[last] = if copy.quote.0[last] == b'A' { b'B' } else { b'A' };
+    assert!(second_opinion(&copy, NOW).is_some());
+    assert_eq!(verify(&copy), Err(SgxError::OtherRoot), "a root in the quote that is none");
 }

@@ -12,13 +12,13 @@ use toani_attestation::{
 use toani_protocol::{Hash, Time, sign::Bytes};
 use toani_simulator::Authority;
 
-pub const NOW: Time = Time::from_ms(1_773_224_100_000);
+pub(crate) const NOW: Time = Time::from_ms(1_773_224_100_000);
 /// When the genuine quote's collateral was fresh.
-pub const GENUINE_NOW: Time = Time::from_ms(1_750_400_000_000);
+pub(crate) const GENUINE_NOW: Time = Time::from_ms(1_750_400_000_000);
 
-pub const STRICT: [TcbStatus; 1] = [TcbStatus::UpToDate];
+pub(crate) const STRICT: [TcbStatus; 1] = [TcbStatus::UpToDate];
 
-pub fn policy(statuses: &[TcbStatus]) -> SgxPolicy {
+pub(crate) fn policy(statuses: &[TcbStatus]) -> SgxPolicy {
     SgxPolicy {
         statuses: statuses.to_vec(),
         min_tcb_eval_data_number: 17,
@@ -28,7 +28,7 @@ pub fn policy(statuses: &[TcbStatus]) -> SgxPolicy {
 }
 
 /// One authority for all tests of a program.
-pub fn authority() -> &'static Authority {
+pub(crate) fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
     AUTHORITY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ pub fn authority() -> &'static Authority {
 }
 
 /// The body of a REPORT of an enclave that is not a debug enclave.
-pub fn report_body() -> [u8; 384] {
+pub(crate) fn report_body() -> [u8; 384] {
     let mut body = [0; 384];
     body[48] = 0b101; // INIT, MODE64BIT
     body[56] = 7; // XFRM
@@ -50,12 +50,12 @@ pub fn report_body() -> [u8; 384] {
 }
 
 /// Under the test root and a strict policy.
-pub fn verify(evidence: &SgxEvidence) -> Result<SgxVerdict, SgxError> {
+pub(crate) fn verify(evidence: &SgxEvidence) -> Result<SgxVerdict, SgxError> {
     sgx::verify(evidence, &[authority().sgx_root()], &policy(&STRICT), NOW)
 }
 
 /// What `dcap-qvl` says, under whatever root is in the evidence, without a policy.
-pub fn second_opinion(evidence: &SgxEvidence, now: Time) -> Option<dcap_qvl::QuoteClaims> {
+pub(crate) fn second_opinion(evidence: &SgxEvidence, now: Time) -> Option<dcap_qvl::QuoteClaims> {
     let SgxCollateral {
         root,
         root_crl,
@@ -106,13 +106,13 @@ fn certificates(pem: &str) -> Vec<Bytes> {
         .collect()
 }
 
-pub fn vector(name: &str) -> Vec<u8> {
+pub(crate) fn vector(name: &str) -> Vec<u8> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/attestation");
     std::fs::read(folder.join(name)).unwrap()
 }
 
 /// The quote of a real machine, with Intel's collateral.
-pub fn genuine() -> SgxEvidence {
+pub(crate) fn genuine() -> SgxEvidence {
     let published: Value = serde_json::from_slice(&vector("sgx_quote_collateral.json")).unwrap();
     let text = |name: &str| published[name].as_str().unwrap();
     let hex = |name: &str| Bytes(HEXLOWER.decode(text(name).as_bytes()).unwrap());
@@ -137,7 +137,7 @@ pub fn genuine() -> SgxEvidence {
 }
 
 /// Roots that are no test root.
-pub fn vendors() -> [Hash; 4] {
+pub(crate) fn vendors() -> [Hash; 4] {
     use toani_attestation::roots::*;
     [INTEL_SGX_ROOT_CA, AMD_ARK_MILAN, AMD_ARK_GENOA, AMD_ARK_TURIN]
 }

@@ -8,13 +8,10 @@
 //! What may differ all the same is not a bit: line breaks in the certificates, and the second form
 //! that any ECDSA signature has. That is why a quote's bytes are no identity.
 
-#[allow(clippy::unwrap_used)]
-mod world;
-
+use crate::world::*;
 use toani_attestation::SgxEvidence;
 use toani_protocol::sign::Bytes;
 use toani_simulator::Platform;
-use world::*;
 
 /// Header, body, signature length, signature, attestation key, QE report, its signature, QE
 /// authentication data and the two lengths around it: what comes before the certificates.
