@@ -142,10 +142,11 @@ pub fn verify(
     now: Time,
 ) -> Result<SgxVerdict, SgxError> {
     let collateral = &evidence.collateral;
-    let mut root = Root::verify(collateral, roots, now)?;
     let quote = Quote::parse(&evidence.quote.0).ok_or(SgxError::QuoteForm)?;
+    verify_attestation_key(&quote)?;
+    let mut root = Root::verify(collateral, roots, now)?;
     let pck = root.pck(&quote, collateral)?;
-    verify_quote(&quote, pck.certificate.key())?;
+    verify_quoting_enclave(&quote, pck.certificate.key())?;
 
     let (signer, signature) = (&collateral.tcb_info_signer, &collateral.tcb_info_signature);
     let tcb_info: TcbInfo =
@@ -299,19 +300,14 @@ impl Root {
     }
 }
 
-/// From the PCK to the enclave: each signature vouches for the key of the next.
-fn verify_quote(quote: &Quote<'_>, pck: &Key) -> Result<(), SgxError> {
-    let Key::P256(pck) = pck else {
-        return Err(SgxError::QeSignature);
-    };
-    if !p256_signed(pck, quote.qe_report, quote.qe_signature) {
-        return Err(SgxError::QeSignature);
-    }
+/// The quoting enclave's report names the attestation key, which signed the quote. This alone is
+/// worth nothing: whose report it is, the chain has to say.
+fn verify_attestation_key(quote: &Quote<'_>) -> Result<(), SgxError> {
     let mut hasher = Sha256::new();
     hasher.update(quote.attestation_key);
     hasher.update(quote.qe_authentication);
-    let (vouched, rest) = quote.qe_body.report_data.split_at(32);
-    if vouched != hasher.finalize().as_slice() || rest.iter().any(|byte| *byte != 0) {
+    let (named, rest) = quote.qe_body.report_data.split_at(32);
+    if named != hasher.finalize().as_slice() || rest.iter().any(|byte| *byte != 0) {
         return Err(SgxError::AttestationKey);
     }
     let key = p256_key_of_point(quote.attestation_key).ok_or(SgxError::AttestationKey)?;
@@ -322,6 +318,14 @@ fn verify_quote(quote: &Quote<'_>, pck: &Key) -> Result<(), SgxError> {
         return Err(SgxError::Debug);
     }
     Ok(())
+}
+
+fn verify_quoting_enclave(quote: &Quote<'_>, pck: &Key) -> Result<(), SgxError> {
+    let signed = match pck {
+        Key::P256(key) => p256_signed(key, quote.qe_report, quote.qe_signature),
+        _ => false,
+    };
+    if signed { Ok(()) } else { Err(SgxError::QeSignature) }
 }
 
 fn judge(
