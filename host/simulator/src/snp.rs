@@ -313,3 +313,21 @@ fn signed_report(report: &[u8], key: &p384::ecdsa::SigningKey) -> Vec<u8> {
     out.resize(REPORT_BYTES, 0);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_ark() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Authority::open_or_create(folder.path()).unwrap();
+        let first = open().snp_root().unwrap();
+        assert_eq!(open().snp_root().unwrap(), first);
+
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, b"{}").unwrap();
+        let refusal = open().snp_root().unwrap_err();
+        assert!(matches!(refusal, AuthorityError::Damaged(FILE)));
+    }
+}

@@ -43,8 +43,15 @@ const UNSAFE_FILES: &[&str] = &[
 ];
 
 /// Types whose possession proves a check.
-const PROOF_TYPES: &[&str] =
-    &["AttestedPeer", "DurableStart", "RedeemedToken", "VerifiedAdmission", "VerifiedPolicy"];
+const PROOF_TYPES: &[&str] = &[
+    "AttestedPeer",
+    "DurableStart",
+    "RedeemedToken",
+    "SgxVerdict",
+    "SnpVerdict",
+    "VerifiedAdmission",
+    "VerifiedPolicy",
+];
 
 /// Where key material of tests may stand.
 const TEST_VECTORS: &str = "tests/vectors/";
