@@ -24,6 +24,7 @@ pub mod assurance;
 pub mod canonical;
 pub mod credential;
 pub mod disclosure;
+pub mod evidence;
 pub mod ids;
 pub mod instance;
 pub mod job;

@@ -1,0 +1,360 @@
+//! One TLS connection without a socket: bytes from the peer in, bytes for the peer and frames out.
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::fmt;
+
+use once_cell::race::OnceBox;
+use rustls::{
+    ClientConfig, KeyLog, ServerConfig,
+    client::UnbufferedClientConnection,
+    crypto::tls13::OkmBlock,
+    pki_types::{IpAddr, ServerName},
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
+};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    certificate::PeerCertificate,
+    error::{ChannelError, Failure},
+    frame::{self, Frames, Kind},
+};
+
+/// Bytes given to TLS at once: a record and its head.
+const STEP_BYTES: usize = 16 * 1024 + 256 + 5;
+/// Bytes that TLS may have and not be done with: a handshake message of 64 KiB and two records.
+const INBOUND_BYTES_MAX: usize = 64 * 1024 + 2 * STEP_BYTES;
+/// What one record adds: head, content type, tag (RFC 8446, 5.2).
+const RECORD_OVERHEAD_BYTES: usize = 5 + 1 + 16;
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+enum Connection {
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
+}
+
+/// The connection, what it has not read yet, and what the peer has not been sent yet.
+pub(crate) struct Pump {
+    connection: Connection,
+    /// Decryption is in place, so this holds plaintext for a while. With room for two records from
+    /// the start it is never moved once the handshake is over.
+    inbound: Zeroizing<Vec<u8>>,
+    pub(crate) output: Vec<u8>,
+    pub(crate) frames: Frames,
+    exporter: Arc<ExporterSecret>,
+    /// The peer has said that nothing more will come.
+    pub(crate) closed: bool,
+}
+
+impl Pump {
+    /// A client that has written its first flight.
+    pub(crate) fn client(mut config: ClientConfig) -> Result<Self, ChannelError> {
+        let exporter = Arc::new(ExporterSecret::default());
+        config.key_log = exporter.clone();
+        // Never sent and never checked: the peer is who its evidence says.
+        let name = ServerName::IpAddress(IpAddr::V4([0; 4].into()));
+        let connection = UnbufferedClientConnection::new(config.into(), name)?;
+        Self::new(Connection::Client(Box::new(connection)), exporter)
+    }
+
+    pub(crate) fn server(mut config: ServerConfig) -> Result<Self, ChannelError> {
+        let exporter = Arc::new(ExporterSecret::default());
+        config.key_log = exporter.clone();
+        let connection = UnbufferedServerConnection::new(config.into())?;
+        Self::new(Connection::Server(Box::new(connection)), exporter)
+    }
+
+    fn new(connection: Connection, exporter: Arc<ExporterSecret>) -> Result<Self, ChannelError> {
+        let mut pump = Self {
+            connection,
+            inbound: Zeroizing::new(Vec::with_capacity(2 * STEP_BYTES)),
+            output: Vec::new(),
+            frames: Frames::default(),
+            exporter,
+            closed: false,
+        };
+        pump.turn(Write::Nothing)?;
+        Ok(pump)
+    }
+
+    fn state(&self) -> &rustls::CommonState {
+        match &self.connection {
+            Connection::Client(connection) => connection,
+            Connection::Server(connection) => connection,
+        }
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.state().is_handshaking()
+    }
+
+    /// The peer's one certificate, which the verifier has accepted.
+    pub(crate) fn peer_certificate(&self) -> Result<PeerCertificate<'_>, ChannelError> {
+        let der = self.state().peer_certificates().and_then(|certificates| certificates.first());
+        let der = der.ok_or(ChannelError::NoCertificate)?;
+        PeerCertificate::of_verified(der).ok_or(ChannelError::CertificateShape)
+    }
+
+    /// Takes bytes from the peer. What comes after its close_notify is dropped.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        for step in bytes.chunks(STEP_BYTES) {
+            if self.inbound.len().saturating_add(step.len()) > INBOUND_BYTES_MAX {
+                return Err(ChannelError::TooLarge);
+            }
+            self.inbound.extend_from_slice(step);
+            self.turn(Write::Nothing)?;
+            if self.closed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals one frame into `output`. The body goes from the caller's bytes into the record and is
+    /// sealed there; the head has a record of its own, which costs less than a copy of the body.
+    pub(crate) fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), ChannelError> {
+        let head = frame::head(kind, body.len())?;
+        self.turn(Write::Plaintext(&head))?;
+        if body.is_empty() { Ok(()) } else { self.turn(Write::Plaintext(body)) }
+    }
+
+    /// Ends the connection: an alert if TLS has one to send, close_notify otherwise. The bytes are
+    /// the last for the peer.
+    pub(crate) fn close(mut self) -> Vec<u8> {
+        // It has failed already, or ends anyhow: there is nobody to tell.
+        let _ = self.turn(Write::CloseNotify);
+        self.output
+    }
+
+    pub(crate) fn fail(self, error: ChannelError) -> Failure {
+        Failure { error, output: self.close() }
+    }
+
+    /// Lets TLS do what it can, and then writes.
+    fn turn(&mut self, write: Write<'_>) -> Result<(), ChannelError> {
+        loop {
+            let Self { inbound, output, frames, .. } = self;
+            let (discard, turn) = match &mut self.connection {
+                Connection::Client(c) => {
+                    step(c.process_tls_records(inbound), write, output, frames)
+                }
+                Connection::Server(c) => {
+                    step(c.process_tls_records(inbound), write, output, frames)
+                }
+            };
+            drop_front(inbound, discard);
+            match turn? {
+                Turn::Again => {}
+                Turn::Done => return Ok(()),
+                Turn::Closed => {
+                    self.closed = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// 32 bytes that both ends of this connection can make and nobody else (RFC 8446, 7.5, without
+    /// a context). rustls offers this for its buffered connections only; what it derives them from
+    /// it gives to a key log.
+    pub(crate) fn export(&self, label: &[u8]) -> Result<[u8; 32], ChannelError> {
+        let suite = self.state().negotiated_cipher_suite().and_then(|suite| suite.tls13());
+        let suite = suite.ok_or(ChannelError::Internal)?;
+        let secret = self.exporter.0.get().ok_or(ChannelError::Internal)?;
+        let nothing = suite.common.hash_provider.hash(&[]);
+
+        let derived = {
+            let info = Info::new(label, nothing.as_ref(), nothing.as_ref().len())?;
+            suite.hkdf_provider.expander_for_okm(secret).expand_block(&info.parts())
+        };
+        let mut out = [0; 32];
+        let info = Info::new(b"exporter", nothing.as_ref(), out.len())?;
+        let expander = suite.hkdf_provider.expander_for_okm(&derived);
+        expander.expand_slice(&info.parts(), &mut out).map_err(|_| ChannelError::Internal)?;
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Pump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pump").field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+/// What to write once TLS lets us.
+#[derive(Clone, Copy)]
+enum Write<'a> {
+    Nothing,
+    Plaintext(&'a [u8]),
+    CloseNotify,
+}
+
+/// What TLS wants next.
+enum Turn {
+    Again,
+    /// Bytes from the peer; what was to be written is written.
+    Done,
+    Closed,
+}
+
+/// One state of the connection: how many bytes it is done with, and how to go on.
+fn step<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    write: Write<'_>,
+    output: &mut Vec<u8>,
+    frames: &mut Frames,
+) -> (usize, Result<Turn, ChannelError>) {
+    let mut discard = status.discard;
+    let turn = status.state.map_err(ChannelError::from).and_then(|state| {
+        match state {
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard = discard.saturating_add(record.discard);
+                    frames.push(record.payload)?;
+                }
+            }
+            ConnectionState::EncodeTlsData(mut data) => {
+                append(output, RECORD_BYTES_MAX, |room| match data.encode(room) {
+                    Err(EncodeError::InsufficientSize(e)) => Err(Some(e.required_size)),
+                    other => other.map_err(|_| None),
+                })?;
+            }
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            ConnectionState::WriteTraffic(mut traffic) => {
+                let (estimate, plaintext) = match write {
+                    Write::Nothing => return Ok(Turn::Done),
+                    Write::Plaintext(bytes) => (sealed_bytes(bytes.len()), Some(bytes)),
+                    Write::CloseNotify => (sealed_bytes(2), None),
+                };
+                append(output, estimate, |room| {
+                    let written = match plaintext {
+                        Some(bytes) => traffic.encrypt(bytes, room),
+                        None => traffic.queue_close_notify(room),
+                    };
+                    written.map_err(|error| match error {
+                        EncryptError::InsufficientSize(e) => Some(e.required_size),
+                        EncryptError::EncryptExhausted => None,
+                    })
+                })?;
+                return Ok(Turn::Done);
+            }
+            ConnectionState::BlockedHandshake => {
+                return match write {
+                    Write::Plaintext(_) => Err(ChannelError::Internal),
+                    Write::Nothing | Write::CloseNotify => Ok(Turn::Done),
+                };
+            }
+            ConnectionState::PeerClosed | ConnectionState::Closed => return Ok(Turn::Closed),
+            // Early data is not offered and not accepted.
+            _ => return Err(ChannelError::PeerMisbehaved),
+        }
+        Ok(Turn::Again)
+    });
+    (discard, turn)
+}
+
+/// Bytes of the records that carry this much.
+fn sealed_bytes(plaintext: usize) -> usize {
+    let records = plaintext.div_ceil(RECORD_BYTES_MAX);
+    plaintext.saturating_add(records.saturating_mul(RECORD_OVERHEAD_BYTES))
+}
+
+/// Appends what `write` puts into the room it gets. It answers how much that was, or how much room
+/// it needs: more than the estimate if TLS has something of its own to say first.
+fn append(
+    output: &mut Vec<u8>,
+    estimate: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
+) -> Result<(), ChannelError> {
+    let start = output.len();
+    let mut room = estimate;
+    loop {
+        output.resize(start.saturating_add(room), 0);
+        match write(output.get_mut(start..).unwrap_or_default()) {
+            Ok(written) => {
+                output.truncate(start.saturating_add(written));
+                return Ok(());
+            }
+            Err(Some(required)) if required > room => room = required,
+            Err(_) => {
+                output.truncate(start);
+                return Err(ChannelError::Internal);
+            }
+        }
+    }
+}
+
+/// Drops bytes from the front, and leaves nothing of them where they were.
+fn drop_front(bytes: &mut Vec<u8>, count: usize) {
+    let count = count.min(bytes.len());
+    let rest = bytes.len().saturating_sub(count);
+    bytes.copy_within(count.., 0);
+    if let Some(behind) = bytes.get_mut(rest..) {
+        behind.zeroize();
+    }
+    bytes.truncate(rest);
+}
+
+/// exporter_master_secret (RFC 8446, 7.1) of one connection.
+#[derive(Default)]
+struct ExporterSecret(OnceBox<OkmBlock>);
+
+/// Its name in a key log.
+const EXPORTER_SECRET: &str = "EXPORTER_SECRET";
+
+impl KeyLog for ExporterSecret {
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        if label == EXPORTER_SECRET && secret.len() <= OkmBlock::MAX_LEN {
+            // There is one for a connection. A second would not be taken.
+            let _ = self.0.set(Box::new(OkmBlock::new(secret)));
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        label == EXPORTER_SECRET
+    }
+}
+
+impl fmt::Debug for ExporterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExporterSecret")
+    }
+}
+
+/// HkdfLabel (RFC 8446, 7.1).
+struct Info<'a> {
+    length: [u8; 2],
+    label_length: [u8; 1],
+    label: &'a [u8],
+    context_length: [u8; 1],
+    context: &'a [u8],
+}
+
+/// Every label begins with it.
+const LABEL_HEAD: &[u8] = b"tls13 ";
+
+impl<'a> Info<'a> {
+    fn new(label: &'a [u8], context: &'a [u8], length: usize) -> Result<Self, ChannelError> {
+        let too_long = |_| ChannelError::Internal;
+        let label_length = LABEL_HEAD.len().saturating_add(label.len());
+        Ok(Self {
+            length: u16::try_from(length).map_err(too_long)?.to_be_bytes(),
+            label_length: [u8::try_from(label_length).map_err(too_long)?],
+            label,
+            context_length: [u8::try_from(context.len()).map_err(too_long)?],
+            context,
+        })
+    }
+
+    fn parts(&self) -> [&[u8]; 6] {
+        [
+            &self.length,
+            &self.label_length,
+            LABEL_HEAD,
+            self.label,
+            &self.context_length,
+            self.context,
+        ]
+    }
+}
