@@ -93,8 +93,11 @@ impl Frames {
 
     pub(crate) fn push(&mut self, mut plaintext: &[u8]) -> Result<(), ChannelError> {
         loop {
-            let Some((mut frame, missing)) = self.open.take().or(self.begin(&mut plaintext)?)
-            else {
+            let begun = match self.open.take() {
+                None => self.begin(&mut plaintext)?,
+                open => open,
+            };
+            let Some((mut frame, missing)) = begun else {
                 return Ok(());
             };
             let (now, later) = plaintext.split_at(missing.min(plaintext.len()));

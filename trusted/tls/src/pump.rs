@@ -44,6 +44,8 @@ pub(crate) struct Pump {
     exporter: Arc<ExporterSecret>,
     /// The peer has said that nothing more will come.
     pub(crate) closed: bool,
+    /// TLS itself has failed. It must not be asked again: it would send a second alert.
+    failed: bool,
 }
 
 impl Pump {
@@ -72,6 +74,7 @@ impl Pump {
             frames: Frames::default(),
             exporter,
             closed: false,
+            failed: false,
         };
         pump.turn(Write::Nothing)?;
         Ok(pump)
@@ -132,26 +135,35 @@ impl Pump {
 
     /// Lets TLS do what it can, and then writes.
     fn turn(&mut self, write: Write<'_>) -> Result<(), ChannelError> {
+        if self.failed {
+            return Err(ChannelError::Closed);
+        }
         loop {
-            let Self { inbound, output, frames, .. } = self;
-            let (discard, turn) = match &mut self.connection {
-                Connection::Client(c) => {
-                    step(c.process_tls_records(inbound), write, output, frames)
-                }
-                Connection::Server(c) => {
-                    step(c.process_tls_records(inbound), write, output, frames)
-                }
-            };
-            drop_front(inbound, discard);
-            match turn? {
+            match self.step(write)? {
                 Turn::Again => {}
                 Turn::Done => return Ok(()),
                 Turn::Closed => {
                     self.closed = true;
                     return Ok(());
                 }
+                Turn::Failed(error) => {
+                    // One step more, for the alert that it may have left to send.
+                    self.failed = true;
+                    let _ = self.step(Write::Nothing);
+                    return Err(error);
+                }
             }
         }
+    }
+
+    fn step(&mut self, write: Write<'_>) -> Result<Turn, ChannelError> {
+        let Self { inbound, output, frames, .. } = self;
+        let (discard, turn) = match &mut self.connection {
+            Connection::Client(c) => step(c.process_tls_records(inbound), write, output, frames),
+            Connection::Server(c) => step(c.process_tls_records(inbound), write, output, frames),
+        };
+        drop_front(inbound, discard);
+        turn
     }
 
     /// 32 bytes that both ends of this connection can make and nobody else (RFC 8446, 7.5, without
@@ -195,6 +207,7 @@ enum Turn {
     /// Bytes from the peer; what was to be written is written.
     Done,
     Closed,
+    Failed(ChannelError),
 }
 
 /// One state of the connection: how many bytes it is done with, and how to go on.
@@ -205,53 +218,65 @@ fn step<D>(
     frames: &mut Frames,
 ) -> (usize, Result<Turn, ChannelError>) {
     let mut discard = status.discard;
-    let turn = status.state.map_err(ChannelError::from).and_then(|state| {
-        match state {
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard = discard.saturating_add(record.discard);
-                    frames.push(record.payload)?;
-                }
-            }
-            ConnectionState::EncodeTlsData(mut data) => {
-                append(output, RECORD_BYTES_MAX, |room| match data.encode(room) {
-                    Err(EncodeError::InsufficientSize(e)) => Err(Some(e.required_size)),
-                    other => other.map_err(|_| None),
-                })?;
-            }
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let (estimate, plaintext) = match write {
-                    Write::Nothing => return Ok(Turn::Done),
-                    Write::Plaintext(bytes) => (sealed_bytes(bytes.len()), Some(bytes)),
-                    Write::CloseNotify => (sealed_bytes(2), None),
-                };
-                append(output, estimate, |room| {
-                    let written = match plaintext {
-                        Some(bytes) => traffic.encrypt(bytes, room),
-                        None => traffic.queue_close_notify(room),
-                    };
-                    written.map_err(|error| match error {
-                        EncryptError::InsufficientSize(e) => Some(e.required_size),
-                        EncryptError::EncryptExhausted => None,
-                    })
-                })?;
-                return Ok(Turn::Done);
-            }
-            ConnectionState::BlockedHandshake => {
-                return match write {
-                    Write::Plaintext(_) => Err(ChannelError::Internal),
-                    Write::Nothing | Write::CloseNotify => Ok(Turn::Done),
-                };
-            }
-            ConnectionState::PeerClosed | ConnectionState::Closed => return Ok(Turn::Closed),
-            // Early data is not offered and not accepted.
-            _ => return Err(ChannelError::PeerMisbehaved),
-        }
-        Ok(Turn::Again)
-    });
+    let state = match status.state {
+        Ok(state) => state,
+        Err(error) => return (discard, Ok(Turn::Failed(error.into()))),
+    };
+    let turn = go_on(state, write, output, frames, &mut discard);
     (discard, turn)
+}
+
+fn go_on<D>(
+    state: ConnectionState<'_, '_, D>,
+    write: Write<'_>,
+    output: &mut Vec<u8>,
+    frames: &mut Frames,
+    discard: &mut usize,
+) -> Result<Turn, ChannelError> {
+    match state {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                let record = record?;
+                *discard = discard.saturating_add(record.discard);
+                frames.push(record.payload)?;
+            }
+        }
+        ConnectionState::EncodeTlsData(mut data) => {
+            append(output, RECORD_BYTES_MAX, |room| match data.encode(room) {
+                Err(EncodeError::InsufficientSize(e)) => Err(Some(e.required_size)),
+                other => other.map_err(|_| None),
+            })?;
+        }
+        ConnectionState::TransmitTlsData(data) => data.done(),
+        ConnectionState::WriteTraffic(mut traffic) => {
+            let (estimate, plaintext) = match write {
+                Write::Nothing => return Ok(Turn::Done),
+                Write::Plaintext(bytes) => (sealed_bytes(bytes.len()), Some(bytes)),
+                Write::CloseNotify => (sealed_bytes(2), None),
+            };
+            append(output, estimate, |room| {
+                let written = match plaintext {
+                    Some(bytes) => traffic.encrypt(bytes, room),
+                    None => traffic.queue_close_notify(room),
+                };
+                written.map_err(|error| match error {
+                    EncryptError::InsufficientSize(e) => Some(e.required_size),
+                    EncryptError::EncryptExhausted => None,
+                })
+            })?;
+            return Ok(Turn::Done);
+        }
+        ConnectionState::BlockedHandshake => {
+            return match write {
+                Write::Plaintext(_) => Err(ChannelError::Internal),
+                Write::Nothing | Write::CloseNotify => Ok(Turn::Done),
+            };
+        }
+        ConnectionState::PeerClosed | ConnectionState::Closed => return Ok(Turn::Closed),
+        // Early data is not offered and not accepted.
+        _ => return Err(ChannelError::PeerMisbehaved),
+    }
+    Ok(Turn::Again)
 }
 
 /// Bytes of the records that carry this much.
