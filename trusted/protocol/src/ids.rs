@@ -200,11 +200,20 @@ impl Time {
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanoseconds = i128::from(self.0).saturating_mul(1_000_000);
-        let text = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
-            .ok()
-            .and_then(|moment| moment.format(&Rfc3339).ok())
-            .ok_or(fmt::Error)?;
-        f.write_str(&text)
+        let moment =
+            OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).map_err(|_| fmt::Error)?;
+        // By hand: the library's formatting needs std.
+        let (year, month, day) = moment.to_calendar_date();
+        let (hour, minute, second, ms) = moment.to_hms_milli();
+        let month = u8::from(month);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
+        match ms {
+            0 => {}
+            ms if ms % 100 == 0 => write!(f, ".{}", ms / 100)?,
+            ms if ms % 10 == 0 => write!(f, ".{:02}", ms / 10)?,
+            ms => write!(f, ".{ms:03}")?,
+        }
+        f.write_str("Z")
     }
 }
 
@@ -255,5 +264,18 @@ mod tests {
         assert_eq!(text, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(text.parse(), Ok(Hash::of(b"")));
         assert!(text.to_uppercase().parse::<Hash>().is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_time_is_written_as_the_library_writes_it(
+            ms in 0..=Time::MAX.0, coarse in proptest::sample::select(&[1, 10, 100, 1_000][..])
+        ) {
+            let time = Time::from_ms(ms / coarse * coarse);
+            let nanoseconds = i128::from(time.0) * 1_000_000;
+            let moment = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap();
+            proptest::prop_assert_eq!(time.to_string(), moment.format(&Rfc3339).unwrap());
+            proptest::prop_assert_eq!(time.to_string().parse(), Ok(time));
+        }
     }
 }
