@@ -41,6 +41,7 @@ mod channel;
 mod der;
 mod endpoint;
 mod error;
+mod exporter;
 mod frame;
 mod provider;
 mod pump;

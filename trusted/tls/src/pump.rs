@@ -3,11 +3,9 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::fmt;
 
-use once_cell::race::OnceBox;
 use rustls::{
-    ClientConfig, KeyLog, ServerConfig,
+    ClientConfig, ServerConfig,
     client::UnbufferedClientConnection,
-    crypto::tls13::OkmBlock,
     pki_types::{IpAddr, ServerName},
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
@@ -17,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     certificate::PeerCertificate,
     error::{ChannelError, Failure},
+    exporter::ExporterSecret,
     frame::{self, Frames, Kind},
 };
 
@@ -166,24 +165,10 @@ impl Pump {
         turn
     }
 
-    /// 32 bytes that both ends of this connection can make and nobody else (RFC 8446, 7.5, without
-    /// a context). rustls offers this for its buffered connections only; what it derives them from
-    /// it gives to a key log.
+    /// The exporter of this connection (RFC 8446, 7.5), without a context.
     pub(crate) fn export(&self, label: &[u8]) -> Result<[u8; 32], ChannelError> {
         let suite = self.state().negotiated_cipher_suite().and_then(|suite| suite.tls13());
-        let suite = suite.ok_or(ChannelError::Internal)?;
-        let secret = self.exporter.0.get().ok_or(ChannelError::Internal)?;
-        let nothing = suite.common.hash_provider.hash(&[]);
-
-        let derived = {
-            let info = Info::new(label, nothing.as_ref(), nothing.as_ref().len())?;
-            suite.hkdf_provider.expander_for_okm(secret).expand_block(&info.parts())
-        };
-        let mut out = [0; 32];
-        let info = Info::new(b"exporter", nothing.as_ref(), out.len())?;
-        let expander = suite.hkdf_provider.expander_for_okm(&derived);
-        expander.expand_slice(&info.parts(), &mut out).map_err(|_| ChannelError::Internal)?;
-        Ok(out)
+        self.exporter.export(suite.ok_or(ChannelError::Internal)?, label)
     }
 }
 
@@ -319,67 +304,4 @@ fn drop_front(bytes: &mut Vec<u8>, count: usize) {
         behind.zeroize();
     }
     bytes.truncate(rest);
-}
-
-/// exporter_master_secret (RFC 8446, 7.1) of one connection.
-#[derive(Default)]
-struct ExporterSecret(OnceBox<OkmBlock>);
-
-/// Its name in a key log.
-const EXPORTER_SECRET: &str = "EXPORTER_SECRET";
-
-impl KeyLog for ExporterSecret {
-    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        if label == EXPORTER_SECRET && secret.len() <= OkmBlock::MAX_LEN {
-            // There is one for a connection. A second would not be taken.
-            let _ = self.0.set(Box::new(OkmBlock::new(secret)));
-        }
-    }
-
-    fn will_log(&self, label: &str) -> bool {
-        label == EXPORTER_SECRET
-    }
-}
-
-impl fmt::Debug for ExporterSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ExporterSecret")
-    }
-}
-
-/// HkdfLabel (RFC 8446, 7.1).
-struct Info<'a> {
-    length: [u8; 2],
-    label_length: [u8; 1],
-    label: &'a [u8],
-    context_length: [u8; 1],
-    context: &'a [u8],
-}
-
-/// Every label begins with it.
-const LABEL_HEAD: &[u8] = b"tls13 ";
-
-impl<'a> Info<'a> {
-    fn new(label: &'a [u8], context: &'a [u8], length: usize) -> Result<Self, ChannelError> {
-        let too_long = |_| ChannelError::Internal;
-        let label_length = LABEL_HEAD.len().saturating_add(label.len());
-        Ok(Self {
-            length: u16::try_from(length).map_err(too_long)?.to_be_bytes(),
-            label_length: [u8::try_from(label_length).map_err(too_long)?],
-            label,
-            context_length: [u8::try_from(context.len()).map_err(too_long)?],
-            context,
-        })
-    }
-
-    fn parts(&self) -> [&[u8]; 6] {
-        [
-            &self.length,
-            &self.label_length,
-            LABEL_HEAD,
-            self.label,
-            &self.context_length,
-            self.context,
-        ]
-    }
 }
