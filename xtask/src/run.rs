@@ -56,7 +56,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Three programs, each with its own floor in the same run; each prints JSON.
+/// Four programs, each with its own floor in the same run; each prints JSON.
 pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     build_binaries()?;
     cargo(&["build", "--release", "--quiet", "-p", BENCH_PACKAGE])?;
@@ -68,6 +68,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     cargo_with(&whole, &[(PROGRAMS_VARIABLE, programs)])?;
     step("the core, over its cryptographic primitives; and whether it stays flat");
     cargo(&["bench", "--quiet", "-p", "toani-enclave", "--bench", "core"])?;
+    step("the channel between attested sides, over plain TLS and over the bare AEAD");
+    cargo(&["bench", "--quiet", "-p", "toani-tls", "--bench", "channel"])?;
     step("the audit log, over a bare write and fdatasync");
     let folder = release_folder().join("append-rate");
     let folder = folder.to_str().context("the target folder's path is not UTF-8")?;

@@ -168,87 +168,108 @@ fn two_of_one_role_do_not_speak() {
     refused(&a, &b, ChannelError::PeerMisbehaved);
 }
 
-/// Pieces that the enclave sends: three until the channel is open, then one for each message.
-const PIECES: u8 = 6;
+/// Pieces that a side sends: some until the channel is open, then one for each message.
+const PIECES: u8 = 7;
 
-/// Lets two sides speak, but changes one piece of the enclave's on its way to the sandbox. Answers
-/// with both; a message is the number of its piece.
-fn with_changed(piece: u8, change: impl Fn(&mut Vec<u8>)) -> (Side, Side) {
-    let (mut a, mut b) = (enclave().side(), sandbox().side());
-    for sent in 0..PIECES {
-        if a.is_open() {
-            assert!(sent >= 3, "{sent} pieces before the channel was open");
-            a.send(&[sent]);
-        }
-        let mut bytes = std::mem::take(&mut a.output);
-        if sent == piece {
-            assert!(!bytes.is_empty(), "there is no piece {piece}");
-            change(&mut bytes);
-        }
-        b.receive(&bytes);
-        a.receive(&std::mem::take(&mut b.output));
-    }
-    (a, b)
+/// What came of a conversation of which one piece was changed.
+struct Changed {
+    liar: Side,
+    victim: Side,
+    /// The liar's first piece with a message; a message is the number of its piece.
+    first: u8,
 }
 
-/// Nothing after the changed piece, or of it, has come through; what came before has.
-fn ended_before(piece: u8, b: &mut Side) {
-    let before: Vec<Vec<u8>> = (3..piece).map(|sent| vec![sent]).collect();
-    assert_eq!(b.taken(), before);
+impl Changed {
+    /// Lets two sides speak, but changes one piece on its way from the liar to the victim.
+    fn new(liar: Role, piece: u8, change: &dyn Fn(&mut Vec<u8>)) -> Self {
+        let mut sides = [enclave().side(), sandbox().side()];
+        let from = usize::from(liar == Role::Sandbox);
+        let mut first = None;
+        for sent in 0..PIECES {
+            for sender in [0, 1] {
+                if sender == from && sides[sender].is_open() {
+                    first.get_or_insert(sent);
+                    sides[sender].send(&[sent]);
+                }
+                let mut bytes = std::mem::take(&mut sides[sender].output);
+                if sender == from && sent == piece {
+                    assert!(!bytes.is_empty(), "there is no piece {piece}");
+                    change(&mut bytes);
+                }
+                sides[1 - sender].receive(&bytes);
+            }
+        }
+        let [a, b] = sides;
+        let (liar, victim) = if from == 0 { (a, b) } else { (b, a) };
+        Self { liar, victim, first: first.unwrap_or(PIECES) }
+    }
+
+    /// Nothing of the changed piece, or after it, has come through; what came before has.
+    fn ends_before(&mut self, piece: u8) {
+        let before: Vec<Vec<u8>> = (self.first..piece).map(|sent| vec![sent]).collect();
+        assert_eq!(self.victim.taken(), before);
+    }
+}
+
+fn every_piece(change: &dyn Fn(&mut Vec<u8>), check: impl Fn(u8, Changed)) {
+    for liar in [Role::Enclave, Role::Sandbox] {
+        for piece in 0..PIECES {
+            check(piece, Changed::new(liar, piece, change));
+        }
+    }
 }
 
 #[test]
 fn untouched_every_piece_arrives() {
-    let (_, mut b) = with_changed(0, |_| {});
-    assert_eq!(b.taken(), [[3], [4], [5]]);
+    every_piece(&|_| {}, |_, mut changed| {
+        assert!(changed.first < PIECES - 2, "{} pieces before the first message", changed.first);
+        changed.ends_before(PIECES);
+    });
 }
 
 #[test]
 fn garbage_at_every_step() {
     let http = b"GET / HTTP/1.1".to_vec();
     for garbage in [vec![0; 40], vec![0xff; 70_000], vec![22; 70_000], vec![23; 300_000], http] {
-        for piece in 0..PIECES {
-            let (_, mut b) = with_changed(piece, |bytes| bytes.clone_from(&garbage));
-            assert!(b.error().is_some(), "piece {piece}");
-            ended_before(piece, &mut b);
-        }
+        every_piece(&|bytes| bytes.clone_from(&garbage), |piece, mut changed| {
+            assert!(changed.victim.error().is_some(), "piece {piece}");
+            changed.ends_before(piece);
+        });
     }
 }
 
 #[test]
 fn a_flipped_bit_at_every_step() {
-    for piece in 0..PIECES {
-        for at in [0, 1, 5, 9, 43, 60, usize::MAX] {
-            let (_, mut b) = with_changed(piece, |bytes| {
-                let at = at.min(bytes.len() - 1);
-                bytes[at] ^= 0x20;
-            });
+    for at in [0, 1, 5, 9, 43, 60, usize::MAX] {
+        let flip = |bytes: &mut Vec<u8>| {
+            let at = at.min(bytes.len() - 1);
+            bytes[at] ^= 0x20;
+        };
+        every_piece(&flip, |piece, mut changed| {
             // Of the first piece some bytes count only once both hash them.
-            assert!(!b.is_open(), "piece {piece}, byte {at}");
-            ended_before(piece, &mut b);
-        }
+            assert!(!changed.victim.is_open(), "piece {piece}, byte {at}");
+            changed.ends_before(piece);
+        });
     }
 }
 
 #[test]
 fn a_truncated_piece_at_every_step() {
-    for piece in 0..PIECES {
-        for kept in [0, 1, 4, 5, 20, usize::MAX] {
-            let (_, mut b) = with_changed(piece, |bytes| {
-                bytes.truncate(kept.min(bytes.len() - 1));
-            });
-            ended_before(piece, &mut b);
-            assert!(piece >= 3 || !b.is_open(), "piece {piece}");
-        }
+    for kept in [0, 1, 4, 5, 20, usize::MAX] {
+        let truncate = |bytes: &mut Vec<u8>| bytes.truncate(kept.min(bytes.len() - 1));
+        every_piece(&truncate, |piece, mut changed| {
+            changed.ends_before(piece);
+            let late = piece >= changed.first;
+            assert!(late || !(changed.victim.is_open() && changed.liar.is_open()));
+        });
     }
 }
 
 #[test]
 fn a_record_that_claims_to_be_larger_than_records_are() {
-    for piece in 0..PIECES {
-        let (_, b) = with_changed(piece, |bytes| *bytes = vec![23, 3, 3, 0xff, 0xff]);
-        assert!(b.error().is_some(), "piece {piece}");
-    }
+    every_piece(&|bytes| *bytes = vec![23, 3, 3, 0xff, 0xff], |piece, changed| {
+        assert!(changed.victim.error().is_some(), "piece {piece}");
+    });
 }
 
 #[test]
