@@ -1,5 +1,6 @@
 //! One target for each parser of outside bytes, and what must hold of any input.
 
+mod channel;
 mod documents;
 mod enclave;
 mod signed;
@@ -53,6 +54,8 @@ pub const ALL: &[(&str, Make)] = &[
     ("sealed_credential", signed::sealed_credential),
     ("checkpoint", signed::checkpoint),
     ("bundle", signed::bundle),
+    ("peer_certificate", channel::peer_certificate),
+    ("first_flight", channel::first_flight),
     ("call", enclave::call),
     ("token", enclave::token),
     ("webauthn", enclave::webauthn),

@@ -36,6 +36,8 @@ targets! {
     fuzz_sealed_credential = "sealed_credential",
     fuzz_checkpoint = "checkpoint",
     fuzz_bundle = "bundle",
+    fuzz_peer_certificate = "peer_certificate",
+    fuzz_first_flight = "first_flight",
     fuzz_call = "call",
     fuzz_token = "token",
     fuzz_webauthn = "webauthn",

@@ -12,7 +12,7 @@ use toani_protocol::{
 use super::{Target, samples, target, world::*};
 
 /// A target in which `holds` is true of the samples and of nothing else.
-fn nothing_else(
+pub(super) fn nothing_else(
     name: &'static str,
     cost: u64,
     all: Vec<Vec<u8>>,
