@@ -71,10 +71,13 @@ impl Borders {
     /// Lays taps around the programs of `real`, in a new folder.
     pub fn new(real: &Path, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        for name in ["toani-enclave", "toani-sandbox"] {
+        for name in ["toani-simulator", "toani-sandbox"] {
             std::fs::copy(real.join("toani-tap"), folder.join(name)).context("no toani-tap")?;
         }
-        std::fs::copy(real.join("toani-connector"), folder.join("toani-connector"))?;
+        for name in ["toani-connector", "toani-image", "toani-image.sig", "toani-sgx"] {
+            std::fs::copy(real.join(name), folder.join(name))
+                .with_context(|| format!("no {name} in {}", real.display()))?;
+        }
         std::fs::write(folder.join(REAL), real.to_str().context("a path in UTF-8")?)?;
         let listener = UnixListener::bind(folder.join(SOCKET))?;
         let armed = Arc::new(Mutex::new(None));

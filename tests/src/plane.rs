@@ -63,7 +63,9 @@ impl Plane {
             announced: Value::Null,
             process: None,
         };
-        plane.born = plane.toani(&["init"])?.ok()?;
+        let machine = plane.machine();
+        let machine = machine.to_str().context("a path in UTF-8")?;
+        plane.born = plane.toani(&["init", "--simulator", "--machine", machine])?.ok()?;
         Ok(plane)
     }
 
@@ -74,6 +76,12 @@ impl Plane {
 
     pub fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// The simulated machine, the same for all planes of one build.
+    pub fn machine(&self) -> PathBuf {
+        let build = self.programs.parent().unwrap_or(&self.programs);
+        build.join("simulated-machine")
     }
 
     /// What `toani init` said.
@@ -141,6 +149,8 @@ impl Plane {
             .arg(&self.home)
             .args(["serve", "--programs"])
             .arg(&self.served)
+            .arg("--machine")
+            .arg(self.machine())
             .args(listen)
             .args(options)
             .stdin(Stdio::null())

@@ -46,7 +46,7 @@ fn no_byte_of_the_credential_stays_behind() {
     for (pid, name) in descendants(pid).unwrap() {
         // Undumpable to its own user, the enclave can be read by root alone, who is out of scope
         // here; between executions it holds no plaintext all the same.
-        if fs::metadata(format!("/proc/{pid}/mem")).is_ok() && name == "toani-enclave" {
+        if fs::metadata(format!("/proc/{pid}/mem")).is_ok() && name == "toani-simulator" {
             assert!(!memory_holds(pid), "in the memory of {name}");
         }
     }

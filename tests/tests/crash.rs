@@ -22,7 +22,7 @@ const DIRECT: &str = "broker.order_direct";
 const APPROVED: &str = "broker.buy_stock";
 
 const GATEWAY: &str = "toani";
-const ENCLAVE: &str = "toani-enclave";
+const ENCLAVE: &str = "toani-simulator";
 const SUPERVISOR: &str = "toani-sandbox";
 const CONNECTOR: &str = "toani-connector";
 /// The supervisor's single-threaded part, which forks; the kernel names it after /proc/self/exe.

@@ -11,7 +11,7 @@ use toani_audit::{
 };
 use toani_protocol::{
     BootId, Hash, TenantId, Time, canonical,
-    instance::{Manifest, ManifestFormat},
+    instance::{Manifest, ManifestFormat, SgxPolicy},
     record::{About, Record, RecordKind},
     sign::{Bytes, Label, PublicKey, Signature, Signed, sign},
     trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
@@ -27,6 +27,7 @@ fn make() -> (Vec<u8>, TrustFile) {
     let manifest = canonical::encode(&Manifest {
         format: ManifestFormat::V1,
         sgx_roots: Vec::new(),
+        sgx_policy: SgxPolicy::up_to_date(),
         snp_roots: Vec::new(),
         operators: vec![PublicKey::of(&key)],
         quorum: 1,
@@ -89,6 +90,7 @@ fn make() -> (Vec<u8>, TrustFile) {
         log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key) },
         intake_key: IntakeKey(Bytes(vec![0; 32])),
         sgx_roots: Vec::new(),
+        sgx_policy: SgxPolicy::up_to_date(),
         snp_roots: Vec::new(),
         witnesses: Vec::new(),
         witness_quorum: 0,

@@ -1,9 +1,11 @@
 //! What `./x` runs. Each subcommand says what it does before it does it.
 
 mod check;
+mod image;
 mod lexer;
 mod repo;
 mod run;
+mod signing;
 mod tools;
 
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
         "check",
         "format, lints, docs and the invariants of the architecture (--invariants: these only)",
     ),
+    ("image", "build the enclave's image and print its MRENCLAVE (--bless: commit to it)"),
     ("bench", "the benchmarks, as JSON"),
     ("fuzz", "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)"),
 ];
@@ -46,6 +49,7 @@ fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
         "setup" => run::setup(),
         "demo" => run::demo(rest),
         "test" => run::test(rest),
+        "image" => image::image(rest),
         "check" => check::run(rest),
         "bench" => run::bench(rest),
         "fuzz" => run::fuzz(rest),

@@ -7,11 +7,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{repo::root, tools};
+use crate::{image, repo::root, tools};
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
-const BINARY_PACKAGES: &[&str] =
-    &["toani-cli", "toani-enclave-process", "toani-sandbox", "toani-verify", "toani-tests"];
+const BINARY_PACKAGES: &[&str] = &[
+    "toani-cli",
+    "toani-enclave-host",
+    "toani-simulator",
+    "toani-sandbox",
+    "toani-verify",
+    "toani-tests",
+];
 
 const BENCH_PACKAGE: &str = "toani-bench";
 
@@ -113,10 +119,11 @@ pub(crate) fn build_binaries() -> Result<()> {
         "--",
         "-C",
         "target-feature=+crt-static",
-    ])
+    ])?;
+    image::build(&root(), None).map(drop)
 }
 
-fn release_folder() -> PathBuf {
+pub(crate) fn release_folder() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR");
     let target = target.unwrap_or_else(|| "target".into());
     root().join(target).join("release")
@@ -148,7 +155,7 @@ pub(crate) fn step(what: &str) {
     eprintln!("x: {what}");
 }
 
-fn cargo_command() -> Command {
+pub(crate) fn cargo_command() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());

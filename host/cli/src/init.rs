@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use serde_json::json;
 use toani_protocol::{
     Hash, TenantId, canonical,
-    instance::{Manifest, ManifestFormat},
+    instance::{Manifest, ManifestFormat, SgxPolicy},
     sign::{Bytes, PublicKey},
     trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
 };
@@ -18,6 +18,7 @@ use crate::{
     keys,
     output::Output,
     serve::programs,
+    tee,
 };
 
 #[derive(Debug, Args)]
@@ -25,6 +26,12 @@ pub(crate) struct Init {
     /// Origin of the instance's log; by default a random name.
     #[arg(long)]
     origin: Option<String>,
+    /// A simulated TEE, which proves nothing: for trying out, where there is no SGX.
+    #[arg(long)]
+    simulator: bool,
+    /// The simulated machine's folder, which holds its secret; by default one of this user's.
+    #[arg(long, requires = "simulator")]
+    machine: Option<PathBuf>,
     /// Where the plane's programs are; by default beside this one.
     #[arg(long)]
     programs: Option<PathBuf>,
@@ -35,6 +42,12 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
         bail!("{} holds an instance already; choose another --home", home.root().display());
     }
     let programs = programs(command.programs)?;
+    let (sgx_roots, snp_roots) = if command.simulator {
+        tee::simulated_roots(&programs, command.machine.clone())?
+    } else {
+        tee::require_sgx()?;
+        tee::vendor_roots()
+    };
     let operator = keys::new_ed25519(&home.operator_key())?;
     let policy = keys::new_ed25519(&home.policy_key())?;
     let owner = keys::new_ed25519(&home.owner_key())?;
@@ -42,9 +55,9 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     let short = HEXLOWER.encode(nonce.first_chunk::<4>().context("32 bytes")?);
     let manifest = Manifest {
         format: ManifestFormat::V1,
-        // Attestation comes with the measured image; without roots, `tee` is `none`.
-        sgx_roots: Vec::new(),
-        snp_roots: Vec::new(),
+        sgx_roots: sgx_roots.clone(),
+        sgx_policy: SgxPolicy::up_to_date(),
+        snp_roots: snp_roots.clone(),
         operators: vec![PublicKey::of(&operator)],
         quorum: 1,
         log_origin: command.origin.unwrap_or_else(|| format!("toani.invalid/{short}")),
@@ -52,10 +65,11 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     };
     let manifest_bytes = canonical::encode(&manifest)?;
     Manifest::decode(&manifest_bytes)?;
+    let runner = tee::runner(&programs, command.machine, &home.data(), &manifest)?;
     home::create(&home.data().join(toani_gateway::MANIFEST), &manifest_bytes)?;
 
-    output.progress("An enclave process is born: it makes the instance's root key.");
-    let born = toani_gateway::birth(&programs.join("toani-enclave"), &home.data()).await;
+    output.progress("An enclave is born: it proves what it is, and makes the instance's root key.");
+    let born = toani_gateway::birth(&runner, &home.data()).await;
     let facts = born.with_context(|| {
         format!(
             "{} is not whole; mend what follows, remove it, and try again",
@@ -70,8 +84,9 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
         mrenclaves: vec![facts.mrenclave],
         log: LogTrust { origin: manifest.log_origin, key: facts.chain_key },
         intake_key: IntakeKey(Bytes(facts.intake_key.to_vec())),
-        sgx_roots: Vec::new(),
-        snp_roots: Vec::new(),
+        sgx_roots,
+        sgx_policy: manifest.sgx_policy,
+        snp_roots,
         witnesses: Vec::new(),
         witness_quorum: 0,
     };
@@ -83,6 +98,8 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
         "owner": PublicKey::of(&owner),
         "policy_key": PublicKey::of(&policy),
         "trust": home.trust_file(),
+        "mrenclave": facts.mrenclave,
+        "tee": facts.tee,
     });
     output.result(&result, |output| {
         let (root, owner) = (home.root().display(), PublicKey::of(&owner));
@@ -96,11 +113,12 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
              {root}/owner        belongs to who owns credentials; policies name its key:\n\
              \x20   {owner}\n\
              {root}/agents, approvers: each belongs on its own machine\n\n\
-             tee: none. The enclave is a process of this machine; its measurement is its own word.\n\n\
+             {}\n\n\
              Next: toani serve, and in another terminal: toani admission admit --sandbox",
             output.good("Born:"),
             facts.instance,
             PublicKey::of(&policy),
+            tee::in_words(facts.tee),
         )
     });
     Ok(())

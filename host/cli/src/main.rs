@@ -21,6 +21,7 @@ mod policy_keys;
 mod run;
 mod serve;
 mod status;
+mod tee;
 mod tokens;
 mod windows;
 

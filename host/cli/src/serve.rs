@@ -14,6 +14,7 @@ use crate::{
     client::ADDRESS_FILE,
     home::{self, Home},
     output::Output,
+    tee,
 };
 
 /// A boot that lived for so long may be followed by another at once.
@@ -31,6 +32,9 @@ pub(crate) struct Serve {
     /// Where the plane's programs are; by default beside this one.
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// The simulated machine's folder, if the instance lives on one; by default one of this user's.
+    #[arg(long)]
+    machine: Option<PathBuf>,
     /// Executions that run at once.
     #[arg(long, default_value_t = 64)]
     executions: u32,
@@ -111,7 +115,7 @@ pub(crate) fn programs(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             own.parent().context("this program stands in no folder")?.to_path_buf()
         }
     };
-    for program in ["toani-enclave", "toani-sandbox", "toani-connector"] {
+    for program in [tee::IMAGE, tee::SIMULATOR, tee::SGX, "toani-sandbox", "toani-connector"] {
         if !folder.join(program).is_file() {
             bail!(
                 "there is no {program} in {}; --programs names the folder with the plane's programs",
@@ -131,7 +135,10 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
         .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();
-    let mut config = Config::new(&home.data(), &programs(command.programs)?);
+    let programs = programs(command.programs)?;
+    let manifest = toani_gateway::manifest(&home.data())?;
+    let runner = tee::runner(&programs, command.machine, &home.data(), &manifest)?;
+    let mut config = Config::new(&home.data(), &programs, runner);
     config.listen = command.listen;
     config.executions_at_once = command.executions;
     config.replay = command.replay.chosen();
@@ -196,15 +203,16 @@ fn announce(ready: &Ready, address_file: &std::path::Path, output: &Output) {
         "admin": ready.admin_socket,
         "admin_url": admin_url,
         "boot": ready.boot,
-        "tee": "none",
+        "tee": ready.tee,
     });
     output.result(&value, |output| {
         let socket = ready.admin_socket.display();
         let admin = admin_url.map_or_else(|| socket.to_string(), |url| format!("{socket}, {url}"));
         format!(
-            "{} {url} (boot {}; tee: none)\nadministration: {admin}",
+            "{} {url} (boot {})\n{}\nadministration: {admin}",
             output.good("Ready:"),
             ready.boot,
+            tee::in_words(ready.tee),
         )
     });
 }

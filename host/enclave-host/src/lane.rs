@@ -1,21 +1,25 @@
-//! One lane: one call at a time, each a length and that many bytes, either way.
+//! One lane: one exchange at a time, each a frame either way.
 
 use std::{io, sync::Arc, time::Duration};
 
-use toani_protocol::limits::MESSAGE_BYTES_MAX;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     sync::{Mutex, mpsc, oneshot},
 };
 
-use crate::{CALL_MS_MAX, spawn::Process};
+use crate::{
+    CALL_MS_MAX,
+    frame::{self, Kind, PREFIX_BYTES},
+    spawn::Process,
+};
 
-/// One call that waits for a lane.
+/// One frame that waits for a lane.
 #[derive(Debug)]
 pub(crate) struct Job {
+    pub(crate) kind: Kind,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) answer: oneshot::Sender<Vec<u8>>,
+    pub(crate) answer: oneshot::Sender<(Kind, Vec<u8>)>,
 }
 
 /// Serves jobs until the queue is closed or the lane breaks; a broken lane ends the process.
@@ -30,7 +34,7 @@ pub(crate) async fn run(
             return;
         };
         let limit = Duration::from_millis(CALL_MS_MAX);
-        match tokio::time::timeout(limit, exchange(&mut stream, &job.bytes)).await {
+        match tokio::time::timeout(limit, exchange(&mut stream, job.kind, &job.bytes)).await {
             Ok(Ok(reply)) => {
                 // Nobody waits for it any more: the caller gave up.
                 let _ = job.answer.send(reply);
@@ -43,17 +47,18 @@ pub(crate) async fn run(
     }
 }
 
-async fn exchange(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&length.to_le_bytes()).await?;
+async fn exchange(
+    stream: &mut UnixStream,
+    kind: Kind,
+    bytes: &[u8],
+) -> io::Result<(Kind, Vec<u8>)> {
+    let prefix = frame::prefix(kind, bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    stream.write_all(&prefix).await?;
     stream.write_all(bytes).await?;
-    let mut prefix = [0; 4];
+    let mut prefix = [0; PREFIX_BYTES];
     stream.read_exact(&mut prefix).await?;
-    let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
-    if length > MESSAGE_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
+    let (kind, length) = frame::read_prefix(prefix).ok_or(io::ErrorKind::InvalidData)?;
     let mut reply = vec![0; length];
     stream.read_exact(&mut reply).await?;
-    Ok(reply)
+    Ok((kind, reply))
 }

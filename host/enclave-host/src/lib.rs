@@ -1,8 +1,10 @@
-//! Runs the enclave and calls it. Nothing else of the host reaches the enclave.
+//! Runs the enclave's image and calls it. Nothing else of the host reaches the enclave.
 //!
-//! The enclave is a process of its own: [`EnclaveHost::start`] spawns it and hands over
-//! [`LANES`] sockets; [`EnclaveHost::call`] sends one command over a lane that is free and waits
-//! for its reply. A lane carries one call at a time, so that up to [`LANES`] calls are verified in
+//! A *runner* is a process of its own that maps the image ([`image`]) and enters it ([`runner`]):
+//! `toani-sgx` on hardware, `toani-simulator` where that was asked for by name.
+//! [`EnclaveHost::start`] spawns one and hands over [`LANES`] sockets; [`EnclaveHost::call`] sends
+//! one command over a lane that is free and waits for its reply. A lane carries one call at a time
+//! and enters the image on a thread of its own, so that up to [`LANES`] calls are verified in
 //! parallel; which of them is applied first is the enclave's choice, and the indices of the
 //! records in the replies tell.
 //!
@@ -11,11 +13,16 @@
 //! the fold of its records, so starting another one loses nothing but pending approvals and
 //! tokens.
 
+pub mod frame;
+pub mod image;
 mod lane;
+pub mod runner;
+pub mod sgx;
 mod spawn;
 
 use std::{
-    path::Path,
+    ffi::OsString,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -27,9 +34,9 @@ use toani_protocol::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{lane::Job, spawn::Process};
+use crate::{frame::Kind, lane::Job, spawn::Process};
 
-/// Calls that are under way at the same time.
+/// Calls that are under way at the same time; the image has as many threads.
 pub const LANES: usize = 4;
 /// Calls that wait for a lane; more wait for a place in this queue.
 const QUEUE_MAX: usize = 256;
@@ -55,6 +62,29 @@ pub enum StartError {
 #[error("the enclave's process is lost; the plane has to start a new boot")]
 pub struct EnclaveLost;
 
+/// Why there is no evidence.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QuoteError {
+    #[error(transparent)]
+    EnclaveLost(#[from] EnclaveLost),
+    /// The runner's own sentence.
+    #[error("the enclave's report cannot be quoted: {0}")]
+    Refused(String),
+}
+
+impl QuoteError {
+    fn refused(sentence: &[u8]) -> Self {
+        Self::Refused(String::from_utf8_lossy(sentence).into_owned())
+    }
+}
+
+/// A program that runs the image, and its arguments.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+}
+
 /// A running enclave. Clones share it; when the last one is dropped, it ends.
 #[derive(Debug, Clone)]
 pub struct EnclaveHost {
@@ -69,10 +99,10 @@ struct Inner {
 }
 
 impl EnclaveHost {
-    /// Starts `executable` with its data folder, which holds the enclave's sealing key.
-    pub async fn start(executable: &Path, data: &Path) -> Result<Self, StartError> {
-        let mut command = std::process::Command::new(executable);
-        command.arg(data).env_clear();
+    /// Starts a runner with its arguments.
+    pub async fn start(runner: &Runner) -> Result<Self, StartError> {
+        let mut command = std::process::Command::new(&runner.program);
+        command.args(&runner.arguments).env_clear();
         Self::start_command(command).await
     }
 
@@ -109,13 +139,48 @@ impl EnclaveHost {
 
     /// Sends any bytes. For tests that play a hostile host.
     pub async fn call_bytes(&self, bytes: Vec<u8>) -> Result<Vec<u8>, EnclaveLost> {
+        match self.ask(Kind::Call, bytes).await? {
+            (Kind::Call, reply) => Ok(reply),
+            _ => Err(self.broken()),
+        }
+    }
+
+    /// TARGETINFO of who quotes on this machine.
+    pub async fn target_info(&self) -> Result<Vec<u8>, QuoteError> {
+        match self.ask(Kind::Target, Vec::new()).await? {
+            (Kind::Target, target) => Ok(target),
+            (Kind::Refused, sentence) => Err(QuoteError::refused(&sentence)),
+            _ => Err(self.broken().into()),
+        }
+    }
+
+    /// Evidence over a report that the image made for [`Self::target_info`].
+    pub async fn quote(&self, report: Vec<u8>) -> Result<Vec<u8>, QuoteError> {
+        match self.ask(Kind::Quote, report).await? {
+            (Kind::Quote, evidence) => Ok(evidence),
+            (Kind::Refused, sentence) => Err(QuoteError::refused(&sentence)),
+            _ => Err(self.broken().into()),
+        }
+    }
+
+    /// One frame, and the one that answers it: also for taps that stand between host and runner.
+    pub async fn ask(&self, kind: Kind, bytes: Vec<u8>) -> Result<(Kind, Vec<u8>), EnclaveLost> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(EnclaveLost);
+        }
         let (answer, answered) = oneshot::channel();
-        let job = Job { bytes, answer };
+        let job = Job { kind, bytes, answer };
         self.inner.queue.send(job).await.map_err(|_| EnclaveLost)?;
         tokio::select! {
             reply = answered => reply.map_err(|_| EnclaveLost),
             () = self.lost() => Err(EnclaveLost),
         }
+    }
+
+    /// An answer of another kind than was asked for.
+    fn broken(&self) -> EnclaveLost {
+        self.stop();
+        EnclaveLost
     }
 
     /// Resolves when the process has ended.

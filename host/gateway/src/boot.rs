@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use toani_audit_log::{AuditLog, OpenError, Options, ReadError};
-use toani_enclave_host::{EnclaveHost, EnclaveLost, StartError, now};
+use toani_enclave_host::{EnclaveHost, EnclaveLost, QuoteError, Runner, StartError, now};
 use toani_protocol::{
     Hash, Reason, TenantId,
     instance::{Manifest, ManifestError},
@@ -36,6 +36,8 @@ pub enum BootError {
     Enclave(#[from] StartError),
     #[error(transparent)]
     EnclaveLost(#[from] EnclaveLost),
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
     #[error("the enclave refuses {step}: {} ({})", .reason.sentence(), .reason.code())]
     Refused { step: &'static str, reason: Reason },
     #[error("the enclave's answer to {0} is of another kind; is it of this version?")]
@@ -67,18 +69,18 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> BootError {
     move |error| BootError::Io { what, error }
 }
 
-/// Makes an instance in `data`, whose manifest stands there already: the enclave is born, its
-/// sealed root is kept, and the records of birth and first boot are written.
-pub async fn birth(enclave_program: &Path, data: &Path) -> Result<Facts, BootError> {
+/// Makes an instance in `data`, whose manifest stands there already: the enclave is born and
+/// proves what it is, its sealed root is kept, and the records of birth and first boot are written.
+pub async fn birth(runner: &Runner, data: &Path) -> Result<Facts, BootError> {
     let (manifest, parsed) = read_manifest(data)?;
     let keep = Keep::open(data)?;
     let (log, _) = open_log(&keep).await?;
     if log.size() > 0 || keep.folder().root()?.is_some() {
         return Err(BootError::BornBefore);
     }
-    let enclave = EnclaveHost::start(enclave_program, data).await?;
-    let command = Command::Birth { manifest };
-    let Answer::Born { sealed_root } = ask(&enclave, "to be born", command).await? else {
+    let enclave = EnclaveHost::start(runner).await?;
+    let command = Command::Birth { manifest, target: enclave.target_info().await? };
+    let Answer::Born { sealed_root } = prove(&enclave, "to be born", command).await? else {
         return Err(BootError::Answer("birth"));
     };
     keep.folder().put_root(&sealed_root)?;
@@ -99,9 +101,10 @@ pub(crate) async fn boot(
     let (log, recovery) = open_log(&keep).await?;
     tracing::info!(?recovery, "the audit log is open");
 
-    let enclave = EnclaveHost::start(&config.enclave_program, data).await?;
-    let command = Command::Boot { manifest: manifest.clone(), sealed_root };
-    ask(&enclave, "to open this instance", command).await?;
+    let enclave = EnclaveHost::start(&config.runner).await?;
+    let target = enclave.target_info().await?;
+    let command = Command::Boot { manifest: manifest.clone(), sealed_root, target };
+    prove(&enclave, "to open this instance", command).await?;
     replay(&enclave, &log).await?;
     let needs = match ask(&enclave, "the log's end", Command::ReplayEnd).await? {
         Answer::Needs { blobs } => blobs,
@@ -123,6 +126,19 @@ pub(crate) async fn boot(
     Ok((Arc::new(plane), listed))
 }
 
+/// Takes the enclave's report, has it quoted, and hands the evidence back.
+async fn prove(
+    enclave: &EnclaveHost,
+    step: &'static str,
+    command: Command,
+) -> Result<Answer, BootError> {
+    let Answer::Report { report } = ask(enclave, step, command).await? else {
+        return Err(BootError::Answer(step));
+    };
+    let evidence = enclave.quote(report).await?;
+    ask(enclave, "its own evidence", Command::Prove { evidence }).await
+}
+
 /// How far the lists have come. Lists of another log are made anew.
 async fn listed(keep: &Keep, log: &AuditLog) -> Result<u64, BootError> {
     let listed = keep.store().projected().map_err(KeepError::from)?;
@@ -132,6 +148,11 @@ async fn listed(keep: &Keep, log: &AuditLog) -> Result<u64, BootError> {
     tracing::warn!(listed, size = log.size(), "the lists are of another log; they are made anew");
     let none: [&[u8]; 0] = [];
     Ok(keep.store().rebuild(none).await.map_err(KeepError::from)?)
+}
+
+/// The manifest in a data folder.
+pub fn manifest(data: &Path) -> Result<Manifest, BootError> {
+    read_manifest(data).map(|(_, manifest)| manifest)
 }
 
 fn read_manifest(data: &Path) -> Result<(Vec<u8>, Manifest), BootError> {

@@ -36,7 +36,8 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::{BootId, limits::OUTCOME_WAIT_MS_MAX, wire::Command};
+use toani_enclave_host::Runner;
+use toani_protocol::{BootId, assurance::Tee, limits::OUTCOME_WAIT_MS_MAX, wire::Command};
 use toani_store::{RedisReplay, ReplayError};
 use tokio::sync::{oneshot, watch};
 
@@ -46,7 +47,7 @@ pub use toani_store::{RedisAddress, RedisConfig};
 pub use crate::{
     api::openapi,
     ask::names_credential,
-    boot::{BootError, MANIFEST, birth},
+    boot::{BootError, MANIFEST, birth, manifest},
     limits::Rate,
 };
 use crate::{limits::Buckets, plane::Plane};
@@ -104,17 +105,16 @@ impl AdminPort {
 /// What one boot needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Holds the manifest, the sealed root, the log, the store, the sealing key and the
-    /// administration's socket.
+    /// Holds the manifest, the sealed root, the log, the store and the administration's socket.
     pub data: PathBuf,
     /// For agents; without TLS loopback only.
     pub listen: SocketAddr,
+    /// What runs the enclave's image.
+    pub runner: Runner,
     /// For agents, who may be asked for certificates. Their requests prove themselves as without.
     pub tls: Option<ServerFiles>,
     /// For the owner, beside the Unix socket.
     pub admin: Option<AdminPort>,
-    /// `toani-enclave`.
-    pub enclave_program: PathBuf,
     /// `toani-sandbox`.
     pub sandbox_program: PathBuf,
     /// `toani-connector`, linked statically.
@@ -134,13 +134,13 @@ pub struct Config {
 
 impl Config {
     /// Programs beside each other in one folder, and usual numbers.
-    pub fn new(data: &Path, programs: &Path) -> Self {
+    pub fn new(data: &Path, programs: &Path, runner: Runner) -> Self {
         Self {
             data: data.to_path_buf(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8470)),
+            runner,
             tls: None,
             admin: None,
-            enclave_program: programs.join("toani-enclave"),
             sandbox_program: programs.join("toani-sandbox"),
             connector_program: programs.join("toani-connector"),
             replay: Replay::Embedded,
@@ -185,6 +185,7 @@ pub struct Ready {
     /// Where else the owner administers.
     pub admin_address: Option<SocketAddr>,
     pub boot: BootId,
+    pub tee: Tee,
 }
 
 /// Runs one boot until `stop` resolves or something that it stands on is lost.
@@ -233,12 +234,14 @@ pub async fn serve(
         listeners.spawn(listen::serve(admins, private.clone(), stopped.clone()));
     }
     listeners.spawn(listen::serve(owner, private, stopped));
+    let facts = plane.facts();
     ready(Ready {
         address,
         tls: config.tls.is_some(),
         admin_socket: config.admin_socket(),
         admin_address,
-        boot: plane.facts().boot.clone(),
+        boot: facts.boot.clone(),
+        tee: facts.tee,
     });
 
     let exit = tokio::select! {

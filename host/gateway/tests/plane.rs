@@ -10,6 +10,7 @@ use toani_gateway::Exit;
 use toani_protocol::{
     approval::{Statement, Verdict},
     canonical,
+    instance::SgxPolicy,
     limits::EVIDENCE_RETENTION_MS,
     sign::{self, PublicKey},
     trust::TrustFile,
@@ -31,7 +32,8 @@ async fn trust(plane: &Running) -> TrustFile {
         "mrenclaves": [facts["mrenclave"]],
         "log": {"origin": facts["log_origin"], "key": facts["chain_key"]},
         "intake_key": facts["intake_key"],
-        "sgx_roots": [], "snp_roots": [], "witnesses": [], "witness_quorum": 0
+        "sgx_roots": [common::sgx_root()], "sgx_policy": SgxPolicy::up_to_date(),
+        "snp_roots": [], "witnesses": [], "witness_quorum": 0
     });
     serde_json::from_value(trust).unwrap()
 }
@@ -183,7 +185,7 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     let instance = Instance::born().await;
     let mut plane = Running::start(instance.config()).await;
     plane.set_up(&instance, &policy(1, closed_port())).await;
-    common::kill_child("toani-enclave", instance.data.path().to_str().unwrap());
+    common::kill_child("toani-simulator", instance.data.path().to_str().unwrap());
     assert_eq!(plane.exit().await, Exit::EnclaveLost);
     let plane = Running::start(instance.config()).await;
     tokio::time::timeout(LIMIT, plane.until("/readyz", 200)).await.unwrap();

@@ -17,11 +17,14 @@ mod certificate;
 mod collateral;
 mod der;
 mod folder;
+pub mod machine;
+mod processor;
 mod quote;
 mod snp;
 
 pub use authority::{Authority, AuthorityError, PCK_CA_SERIAL, TCB_SIGNER_SERIAL};
 pub use certificate::Validity;
 pub use collateral::Publication;
+pub use processor::{EgetkeyError, Identity, Processor};
 pub use quote::{Level, Platform};
 pub use snp::{ASK_SERIAL, Chip, Guest, SnpRevocations};

@@ -1,6 +1,6 @@
 //! Stands between the gateway and one of its processes, and asks the test at every message.
 //!
-//! Copied as `toani-enclave` or `toani-sandbox` into a folder that [`toani_tests::Borders`] made,
+//! Copied as `toani-simulator` or `toani-sandbox` into a folder that [`toani_tests::Borders`] made,
 //! it starts the real program and passes the messages on: the same bytes, in the same order. It
 //! ends when the real program ends, or when the test is gone.
 
@@ -9,14 +9,18 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::exit,
+    process::{Command, exit},
     sync::Arc,
 };
 
 use anyhow::{Context, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::Value;
-use toani_enclave_host::EnclaveHost;
+use toani_enclave_host::{
+    EnclaveHost, Runner,
+    frame::{self, Kind, PREFIX_BYTES},
+    runner::Control,
+};
 use toani_protocol::{
     limits::MESSAGE_BYTES_MAX,
     wire::{self, Call},
@@ -32,10 +36,6 @@ use tokio::{
     sync::Mutex,
 };
 
-/// How the enclave's process takes its sockets; the tap takes them in its place.
-#[path = "../../../host/enclave-process/src/control.rs"]
-mod control;
-
 /// Longest that one outcome may take; the test kills or answers long before.
 const OUTCOME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -47,10 +47,13 @@ async fn main() -> anyhow::Result<()> {
     let real = std::fs::read_to_string(folder.join(borders::REAL))?;
     let name = own.file_name().context("no name")?;
     let program = Path::new(&real).join(name);
-    let argument = env::args_os().next_back().context("no argument")?;
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
     match name.to_str() {
-        Some("toani-enclave") => enclave(&program, argument.as_ref(), folder).await,
-        Some("toani-sandbox") => sandbox(program, argument.into(), folder).await,
+        Some("toani-simulator") => enclave(Runner { program, arguments }, folder).await,
+        Some("toani-sandbox") => {
+            let connector = arguments.last().context("no argument")?;
+            sandbox(program, connector.into(), folder).await
+        }
         _ => bail!("a tap for no known program"),
     }
 }
@@ -62,10 +65,16 @@ async fn cross(folder: &Path, border: &str, side: Side) {
     }
 }
 
-async fn enclave(program: &Path, data: &Path, folder: PathBuf) -> anyhow::Result<()> {
-    let control = control::Control::open()?;
+async fn enclave(runner: Runner, folder: PathBuf) -> anyhow::Result<()> {
+    let asks_for_roots = runner.arguments.first().is_some_and(|first| first == "--roots");
+    if asks_for_roots {
+        // No lanes, no messages: the answer is printed.
+        let status = Command::new(&runner.program).args(&runner.arguments).status()?;
+        exit(status.code().unwrap_or(1));
+    }
+    let control = Control::open()?;
     let lanes = control.receive_lanes()?;
-    let real = match EnclaveHost::start(program, data).await {
+    let real = match EnclaveHost::start(&runner).await {
         Ok(real) => real,
         Err(error) => {
             control.refuse(&error.to_string());
@@ -88,19 +97,29 @@ async fn enclave(program: &Path, data: &Path, folder: PathBuf) -> anyhow::Result
 
 async fn pass_calls(mut lane: UnixStream, real: &EnclaveHost, folder: &Path) -> anyhow::Result<()> {
     loop {
-        let mut call = vec![0; usize::try_from(lane.read_u32_le().await?)?];
-        lane.read_exact(&mut call).await?;
-        let command = wire::decode::<Call>(&call, MESSAGE_BYTES_MAX)?.command;
-        let command = match serde_json::to_value(&command)? {
-            Value::String(name) => name,
-            Value::Object(fields) => fields.keys().next().cloned().context("a name")?,
-            _ => bail!("a command without a name"),
+        let mut prefix = [0; PREFIX_BYTES];
+        lane.read_exact(&mut prefix).await?;
+        let (kind, length) = frame::read_prefix(prefix).context("no frame")?;
+        let mut body = vec![0; length];
+        lane.read_exact(&mut body).await?;
+        let name = match kind {
+            Kind::Call => command_name(&body)?,
+            other => format!("{other:?}"),
         };
-        cross(folder, &command, Side::Before).await;
-        let reply = real.call_bytes(call).await?;
-        cross(folder, &command, Side::After).await;
-        lane.write_u32_le(u32::try_from(reply.len())?).await?;
+        cross(folder, &name, Side::Before).await;
+        let (kind, reply) = real.ask(kind, body).await?;
+        cross(folder, &name, Side::After).await;
+        lane.write_all(&frame::prefix(kind, reply.len()).context("too large")?).await?;
         lane.write_all(&reply).await?;
+    }
+}
+
+fn command_name(call: &[u8]) -> anyhow::Result<String> {
+    let command = wire::decode::<Call>(call, MESSAGE_BYTES_MAX)?.command;
+    match serde_json::to_value(&command)? {
+        Value::String(name) => Ok(name),
+        Value::Object(fields) => fields.keys().next().cloned().context("a name"),
+        _ => bail!("a command without a name"),
     }
 }
 

@@ -3,10 +3,14 @@
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use rand_core::CryptoRng;
+use toani_attestation::{Evidence, roots, sgx};
 use toani_audit::chain::Links;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
-    ActionId, AgentId, BootId, Hash, Reason, TenantId, Time, canonical,
+    ActionId, AgentId, BootId, Hash, Reason, TenantId, Time,
+    assurance::Tee,
+    canonical,
+    evidence::{BootKeys, ReportData, Role, report_data},
     instance::{Manifest, VerifiedAdmission},
     limits::DOCUMENT_BYTES_MAX,
     policy::Policy,
@@ -17,21 +21,134 @@ use toani_protocol::{
 
 use crate::{
     chain::{Chain, Standing},
-    keys::{Keys, Platform, Root, random},
+    keys::{Keys, Root, random},
     life::Life,
+    platform::{OwnReport, Platform},
     ready::{Ready, Turn, record_field},
     salts,
-    state::{SealedField, State},
+    state::{CollateralNumbers, SealedField, State},
     vault::StoredCredential,
 };
 
-/// Between the root's opening and the boot record.
+/// Between the root and the proof of what runs. Nothing else is answered here.
+#[derive(Debug)]
+pub(crate) struct Proving {
+    keys: Keys,
+    instance: Hash,
+    manifest: Manifest,
+    mrenclave: Hash,
+    report_data: ReportData,
+    /// At birth: the sealed root, which leaves once it is proven who made it.
+    newborn: Option<Vec<u8>>,
+}
+
+/// What this boot runs in, by evidence that holds under the manifest's roots.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    tee: Tee,
+    collateral: CollateralNumbers,
+}
+
+/// Makes a new instance: L1 is born here and leaves sealed only.
+pub(crate) fn birth(
+    platform: &dyn Platform,
+    manifest: &[u8],
+    target: &[u8],
+    rng: &mut dyn CryptoRng,
+) -> Result<(Proving, Vec<u8>), Reason> {
+    let (manifest, instance) = read_manifest(manifest)?;
+    let root = Root::born(instance, rng);
+    let sealed = root.seal(platform, rng)?;
+    Proving::new(platform, root, manifest, instance, target, Some(sealed), rng)
+}
+
+/// Opens an instance.
+pub(crate) fn begin(
+    platform: &dyn Platform,
+    manifest: &[u8],
+    sealed_root: &[u8],
+    target: &[u8],
+    rng: &mut dyn CryptoRng,
+) -> Result<(Proving, Vec<u8>), Reason> {
+    let (manifest, instance) = read_manifest(manifest)?;
+    let root = Root::open(platform, instance, sealed_root).map_err(|_| Reason::RootUnopened)?;
+    Proving::new(platform, root, manifest, instance, target, None, rng)
+}
+
+fn read_manifest(bytes: &[u8]) -> Result<(Manifest, Hash), Reason> {
+    let manifest = Manifest::decode(bytes).map_err(|_| Reason::DocumentMalformed)?;
+    Ok((manifest, Manifest::id_of(bytes)))
+}
+
+impl Proving {
+    /// Also returns the report that the host has to get quoted.
+    fn new(
+        platform: &dyn Platform,
+        root: Root,
+        manifest: Manifest,
+        instance: Hash,
+        target: &[u8],
+        newborn: Option<Vec<u8>>,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, Vec<u8>), Reason> {
+        let target = target.try_into().map_err(|_| Reason::RequestMalformed)?;
+        let mrenclave = OwnReport::of(platform).mrenclave;
+        let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave)?;
+        let vouched = BootKeys { chain: keys.chain_public, intake: keys.intake_public };
+        let report_data =
+            report_data(Role::Enclave, &instance, keys.boot.as_str(), &vouched.hash());
+        let report = platform.ereport(target, &report_data).to_vec();
+        Ok((Self { keys, instance, manifest, mrenclave, report_data, newborn }, report))
+    }
+
+    /// Verifies this very boot's evidence: its own code, its own keys, under the manifest's roots.
+    pub(crate) fn verify(&self, evidence: &[u8], now: Time) -> Result<Proof, Reason> {
+        let Ok(Evidence::Sgx(evidence)) = Evidence::decode(evidence) else {
+            return Err(Reason::EvidenceRefused);
+        };
+        let (roots, policy) = (&self.manifest.sgx_roots, &self.manifest.sgx_policy);
+        let verdict =
+            sgx::verify(&evidence, roots, policy, now).map_err(|_| Reason::EvidenceRefused)?;
+        if verdict.mrenclave != self.mrenclave || verdict.report_data != self.report_data {
+            return Err(Reason::EvidenceRefused);
+        }
+        let collateral = CollateralNumbers {
+            tcb_evaluation: verdict.tcb_eval_data_number,
+            root_crl: verdict.root_crl_number,
+            pck_crl: verdict.pck_crl_number,
+        };
+        Ok(Proof { tee: roots::tee_of(&verdict.root), collateral })
+    }
+
+    /// The way on, and at birth the sealed root.
+    pub(crate) fn proven(self, evidence: Vec<u8>, proof: Proof) -> (Replaying, Option<Vec<u8>>) {
+        let Self { keys, instance, manifest, mrenclave, newborn, .. } = self;
+        let replaying = Replaying {
+            keys,
+            instance,
+            manifest,
+            mrenclave,
+            evidence,
+            proof,
+            links: Links::new(),
+            covered: BTreeMap::new(),
+            state: State::default(),
+            last: None,
+            ended: false,
+        };
+        (replaying, newborn)
+    }
+}
+
+/// Between the proof and the boot record.
 #[derive(Debug)]
 pub(crate) struct Replaying {
     keys: Keys,
     instance: Hash,
     manifest: Manifest,
     mrenclave: Hash,
+    evidence: Vec<u8>,
+    proof: Proof,
     links: Links,
     covered: BTreeMap<TenantId, u64>,
     state: State,
@@ -39,63 +156,7 @@ pub(crate) struct Replaying {
     ended: bool,
 }
 
-/// Makes a new instance: L1 is born here and leaves sealed only.
-pub(crate) fn birth(
-    platform: &dyn Platform,
-    manifest: Vec<u8>,
-    rng: &mut dyn CryptoRng,
-) -> Result<(Replaying, Vec<u8>), Reason> {
-    let (manifest, instance) = read_manifest(&manifest)?;
-    let root = Root::born(instance, rng);
-    let sealed = root.seal(platform, rng)?;
-    Ok((Replaying::new(platform, root, manifest, instance, rng)?, sealed))
-}
-
-/// Opens an instance.
-pub(crate) fn begin(
-    platform: &dyn Platform,
-    manifest: Vec<u8>,
-    sealed_root: &[u8],
-    rng: &mut dyn CryptoRng,
-) -> Result<Replaying, Reason> {
-    let (manifest, instance) = read_manifest(&manifest)?;
-    let root = Root::open(platform, instance, sealed_root).map_err(|_| Reason::RequestInstance)?;
-    Replaying::new(platform, root, manifest, instance, rng)
-}
-
-fn read_manifest(bytes: &[u8]) -> Result<(Manifest, Hash), Reason> {
-    let manifest = Manifest::decode(bytes).map_err(|_| Reason::DocumentMalformed)?;
-    // Roots vouch for quotes. There are none here, so an enclave that should prove itself under a
-    // root refuses to work rather than to pretend.
-    if !manifest.sgx_roots.is_empty() || !manifest.snp_roots.is_empty() {
-        return Err(Reason::AssuranceTee);
-    }
-    Ok((manifest, Manifest::id_of(bytes)))
-}
-
 impl Replaying {
-    fn new(
-        platform: &dyn Platform,
-        root: Root,
-        manifest: Manifest,
-        instance: Hash,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Self, Reason> {
-        let mrenclave = platform.measurement();
-        let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave)?;
-        Ok(Self {
-            keys,
-            instance,
-            manifest,
-            mrenclave,
-            links: Links::new(),
-            covered: BTreeMap::new(),
-            state: State::default(),
-            last: None,
-            ended: false,
-        })
-    }
-
     /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has verified
     /// the last signature, which vouches for all by their hashes.
     pub(crate) fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<(), Reason> {
@@ -198,10 +259,14 @@ impl Replaying {
         if !self.ended {
             return Err(Reason::NotReady);
         }
+        if !self.proof.collateral.reaches(self.state.collateral) {
+            return Err(Reason::EvidenceRefused);
+        }
         let standing = Standing {
             origin: self.manifest.log_origin.clone(),
             mrenclave: self.mrenclave,
-            evidence: Hash::of(b""),
+            tee: self.proof.tee,
+            evidence: Hash::of(&self.evidence),
             admission: self.state.admission_hash.unwrap_or(Hash::ZERO),
         };
         let born = self.links.size() == 0;
@@ -210,13 +275,16 @@ impl Replaying {
         let chain = Chain::after(self.links, self.covered);
         let mut ready =
             Ready::new(self.keys, self.instance, self.manifest, standing, chain, self.state, life);
+        ready.evidence.clone_from(&self.evidence);
         let mut turn = Turn { ready: &mut ready, now, rng, out };
+        turn.keep(self.evidence, None);
         if born {
             let (key, blob) = (Some(turn.ready.keys.chain_public), Some(turn.ready.instance));
             let about = About { key, blob, ..About::default() };
             turn.write(RecordKind::Birth, about, None)?;
         }
-        turn.write(RecordKind::Boot, About::default(), None)?;
+        let numbers = SealedField::Boot(self.proof.collateral);
+        turn.write(RecordKind::Boot, About::default(), Some(numbers))?;
         end_left_open(&mut turn)?;
         Ok(ready)
     }

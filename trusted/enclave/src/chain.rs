@@ -11,7 +11,9 @@ use toani_audit::{
     tree::Frontier,
 };
 use toani_protocol::{
-    Hash, Reason, TenantId, Time, canonical,
+    Hash, Reason, TenantId, Time,
+    assurance::Tee,
+    canonical,
     limits::{RECORD_BYTES_MAX, UNDURABLE_RECORDS_MAX, UNDURABLE_RECORDS_RESERVE},
     record::{About, Record, RecordKind},
     sign::{self, Label, Signature},
@@ -25,6 +27,8 @@ use crate::keys::Keys;
 pub(crate) struct Standing {
     pub(crate) origin: String,
     pub(crate) mrenclave: Hash,
+    pub(crate) tee: Tee,
+    /// Hash of the boot's evidence.
     pub(crate) evidence: Hash,
     /// Hash of the active admission list; zero before the first.
     pub(crate) admission: Hash,

@@ -11,10 +11,10 @@ use toani_protocol::{
 
 use crate::{
     actions, admin, approvals, asked,
-    boot::{self, Replaying},
+    boot::{self, Proving, Replaying},
     finish,
-    keys::Platform,
     life::Endorsement,
+    platform::Platform,
     ready::{Ready, Turn},
     redeem,
     refusals::{self, Refusal},
@@ -39,6 +39,7 @@ impl core::fmt::Debug for PlatformBox {
 #[derive(Debug)]
 enum Phase {
     Cold,
+    Proving(Box<Proving>),
     Replaying(Box<Replaying>),
     Ready(Box<Ready>),
 }
@@ -146,6 +147,7 @@ impl Enclave {
             | Command::SignIndex { .. } => Work::Plain(command),
             Command::Birth { .. }
             | Command::Boot { .. }
+            | Command::Prove { .. }
             | Command::Replay { .. }
             | Command::ReplayEnd
             | Command::Blobs { .. }
@@ -198,15 +200,27 @@ impl Enclave {
     ) -> Result<Answer, Reason> {
         let platform = &*self.platform.0;
         match (&mut self.phase, command) {
-            (Phase::Cold, Command::Birth { manifest }) => {
-                let (replaying, sealed_root) = boot::birth(platform, manifest, rng)?;
-                self.phase = Phase::Replaying(Box::new(replaying));
-                Ok(Answer::Born { sealed_root })
+            (Phase::Cold, Command::Birth { manifest, target }) => {
+                let (proving, report) = boot::birth(platform, &manifest, &target, rng)?;
+                self.phase = Phase::Proving(Box::new(proving));
+                Ok(Answer::Report { report })
             }
-            (Phase::Cold, Command::Boot { manifest, sealed_root }) => {
-                let replaying = boot::begin(platform, manifest, &sealed_root, rng)?;
+            (Phase::Cold, Command::Boot { manifest, sealed_root, target }) => {
+                let opened = boot::begin(platform, &manifest, &sealed_root, &target, rng)?;
+                let (proving, report) = opened;
+                self.phase = Phase::Proving(Box::new(proving));
+                Ok(Answer::Report { report })
+            }
+            // Other evidence may be tried: collateral can be old, and the host can get new.
+            (Phase::Proving(proving), Command::Prove { evidence }) => {
+                let proof = proving.verify(&evidence, now)?;
+                let Phase::Proving(proving) = core::mem::replace(&mut self.phase, Phase::Cold)
+                else {
+                    return Err(Reason::NotReady);
+                };
+                let (replaying, newborn) = proving.proven(evidence, proof);
                 self.phase = Phase::Replaying(Box::new(replaying));
-                Ok(Answer::Done)
+                Ok(newborn.map_or(Answer::Done, |sealed_root| Answer::Born { sealed_root }))
             }
             (Phase::Replaying(replaying), Command::Replay { leaves }) => {
                 replaying.replay(&leaves).map(|()| Answer::Done)

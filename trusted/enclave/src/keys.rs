@@ -28,7 +28,10 @@ use toani_protocol::{
     BootId, Hash, Reason, TenantId, canonical::CanonicalError, sign::PublicKey, wire::WireError,
 };
 
-use crate::secret::{Guarded, Secret};
+use crate::{
+    platform::{OwnReport, Platform, SealingKey},
+    secret::{Guarded, Secret},
+};
 
 pub(crate) const TAG_BYTES: usize = 16;
 pub(crate) const NONCE_BYTES: usize = 12;
@@ -62,15 +65,6 @@ pub(crate) fn random<const N: usize>(rng: &mut dyn CryptoRng) -> [u8; N] {
     let mut bytes = [0; N];
     rng.fill_bytes(&mut bytes);
     bytes
-}
-
-/// What the enclave runs on.
-pub trait Platform: Send + Sync {
-    /// L0: the same for the same measurement on the same machine, and for no other.
-    fn sealing_key(&self) -> Secret<32>;
-
-    /// What is measured: MRENCLAVE, or what stands in for it.
-    fn measurement(&self) -> Hash;
 }
 
 /// Length-prefixes each field, so that no two lists of fields give the same bytes.
@@ -152,6 +146,7 @@ pub(crate) struct Root {
 struct SealedRoot {
     format: u8,
     epoch: u32,
+    sealing: SealingKey,
     nonce: [u8; NONCE_BYTES],
     ciphertext: Vec<u8>,
 }
@@ -171,10 +166,12 @@ impl Root {
         platform: &dyn Platform,
         rng: &mut dyn CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
+        let sealing = SealingKey::new(&OwnReport::of(platform), rng);
+        let l0 = sealing.derive(platform)?;
         let nonce = random(rng);
         let aad = root_aad(&self.instance, EPOCH);
-        let ciphertext = encrypt(platform.sealing_key().bytes(), &nonce, &aad, self.key.bytes())?;
-        let sealed = SealedRoot { format: 1, epoch: EPOCH, nonce, ciphertext };
+        let ciphertext = encrypt(l0.bytes(), &nonce, &aad, self.key.bytes())?;
+        let sealed = SealedRoot { format: 1, epoch: EPOCH, sealing, nonce, ciphertext };
         Ok(postcard::to_allocvec(&sealed)?)
     }
 
@@ -190,8 +187,8 @@ impl Root {
         }
         let aad = root_aad(&instance, sealed.epoch);
         let mut key = Secret::zeroed();
-        let wrapping = platform.sealing_key();
-        decrypt_into(wrapping.bytes(), &sealed.nonce, &aad, &sealed.ciphertext, key.bytes_mut())?;
+        let l0 = sealed.sealing.derive(platform)?;
+        decrypt_into(l0.bytes(), &sealed.nonce, &aad, &sealed.ciphertext, key.bytes_mut())?;
         Ok(Self { key, instance })
     }
 

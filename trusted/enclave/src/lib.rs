@@ -32,6 +32,7 @@ mod enclave;
 mod finish;
 mod keys;
 mod life;
+mod platform;
 mod ready;
 mod redeem;
 mod refusals;
@@ -43,5 +44,5 @@ mod tokens;
 mod vault;
 
 pub use enclave::{Checked, Enclave};
-pub use keys::Platform;
+pub use platform::{KEYREQUEST_BYTES, Platform, REPORT_BYTES, TARGETINFO_BYTES};
 pub use secret::Secret;

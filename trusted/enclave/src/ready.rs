@@ -8,7 +8,7 @@ use toani_audit::bundle::BundleIndex;
 use toani_policy::{CredentialView, Decision, Granted, Situation, VerifiedPolicy};
 use toani_protocol::{
     ActionId, BootId, Hash, Reason, TenantId, Time,
-    assurance::{AgentLevel, Assurance, SandboxLevel, Tee},
+    assurance::{AgentLevel, Assurance, SandboxLevel},
     canonical,
     instance::Manifest,
     limits::{COVERAGES_MAX, EVIDENCE_RETENTION_MS},
@@ -32,6 +32,8 @@ pub(crate) struct Ready {
     pub(crate) instance: Hash,
     pub(crate) manifest: Manifest,
     pub(crate) standing: Standing,
+    /// This boot's, for whoever asks who runs here.
+    pub(crate) evidence: Vec<u8>,
     pub(crate) chain: Chain,
     pub(crate) state: State,
     pub(crate) life: Life,
@@ -58,8 +60,19 @@ impl Ready {
         state: State,
         life: Life,
     ) -> Self {
-        let (checkpoint, coverages) = (None, VecDeque::new());
-        Self { keys, instance, manifest, standing, chain, state, life, checkpoint, coverages }
+        let (evidence, checkpoint, coverages) = (Vec::new(), None, VecDeque::new());
+        Self {
+            keys,
+            instance,
+            manifest,
+            standing,
+            evidence,
+            chain,
+            state,
+            life,
+            checkpoint,
+            coverages,
+        }
     }
 
     /// What the policy says to a request now, and which credential it would take.
@@ -110,11 +123,11 @@ impl Ready {
         Some((name, slot))
     }
 
-    /// What is true now, apart from approvals. All but these stay at their lowest: quotes and
-    /// witnesses come with later versions.
+    /// What is true now, apart from approvals. All but these stay at their lowest: witnesses come
+    /// with later versions.
     pub(crate) fn assurance(&self, agent: AgentLevel) -> Assurance {
         let sandbox = self.sandbox_level().unwrap_or(SandboxLevel::Native);
-        Assurance { sandbox, agent, ..Assurance::LOWEST }
+        Assurance { tee: self.standing.tee, sandbox, agent, ..Assurance::LOWEST }
     }
 
     fn sandbox_level(&self) -> Option<SandboxLevel> {
@@ -162,8 +175,8 @@ impl Ready {
             instance: self.instance,
             boot: self.boot().clone(),
             mrenclave: self.standing.mrenclave,
-            evidence: Vec::new(),
-            tee: Tee::None,
+            evidence: self.evidence.clone(),
+            tee: self.standing.tee,
             chain_key: self.keys.chain_public,
             intake_key: self.keys.intake_public,
             admission: self.standing.admission,

@@ -37,6 +37,32 @@ pub(crate) enum SealedField {
     Started { idempotency: Hash, intent: Hash, uses: Vec<QuotaUse> },
     /// Of `finished` and `ended`.
     Finished { give_back: bool },
+    /// Of `boot`.
+    Boot(CollateralNumbers),
+}
+
+/// How new the collateral was that a boot was proven by. The host's clock says whether it has
+/// expired; these grow whatever the clock says, so that what was revoked once stays revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct CollateralNumbers {
+    pub(crate) tcb_evaluation: u32,
+    pub(crate) root_crl: u32,
+    pub(crate) pck_crl: u32,
+}
+
+impl CollateralNumbers {
+    fn max(self, other: Self) -> Self {
+        Self {
+            tcb_evaluation: self.tcb_evaluation.max(other.tcb_evaluation),
+            root_crl: self.root_crl.max(other.root_crl),
+            pck_crl: self.pck_crl.max(other.pck_crl),
+        }
+    }
+
+    /// Whether nothing here is older.
+    pub(crate) fn reaches(self, least: Self) -> bool {
+        self.max(least) == self
+    }
 }
 
 /// How often a crowded table is searched for what is over.
@@ -66,6 +92,8 @@ pub(crate) struct State {
     used_order: VecDeque<(Time, Hash)>,
     quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
     swept_at: Time,
+    /// The newest that any boot was proven by.
+    pub(crate) collateral: CollateralNumbers,
 }
 
 #[derive(Debug)]
@@ -209,6 +237,9 @@ impl State {
                 self.pending.remove(about.action_id.as_ref().ok_or(FoldError)?);
             }
             RecordKind::Boot => {
+                if let Some(SealedField::Boot(numbers)) = sealed {
+                    self.collateral = self.collateral.max(numbers);
+                }
                 self.left.append(&mut self.pending);
                 self.left.retain(|_, left| !left.is_over(record.time));
             }

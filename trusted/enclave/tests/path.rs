@@ -44,7 +44,7 @@ fn tier_0_runs_without_a_human() {
     let hash = Receipt::hash_of(&canonical::encode(&receipt).unwrap());
     assert_eq!(record.about.execution_receipt, Some(hash));
     let assurance = receipt.payload.assurance;
-    assert_eq!((assurance.tee, assurance.agent), (Tee::None, AgentLevel::Signed));
+    assert_eq!((assurance.tee, assurance.agent), (Tee::Simulator, AgentLevel::Signed));
     assert_eq!(assurance.approval, ApprovalLevel::None);
 }
 

@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 
 use sha2::{Digest, Sha512};
 
-use crate::{ids::Hash, text::names};
+use crate::{ids::Hash, sign::PublicKey, text::names};
 
 /// Vouches for the keys of one boot.
 const REPORT_DATA: &str = "toani/v1/report-data";
+const BOOT_KEYS: &str = "toani/v1/boot-keys";
 /// Vouches for one end of one channel.
 const CHANNEL_REPORT_DATA: &str = "toani/v1/channel-report-data";
 
@@ -39,6 +40,22 @@ impl Role {
 pub fn report_data(role: Role, manifest: &Hash, boot: &str, keys: &Hash) -> ReportData {
     let fields = [role.as_str().as_bytes(), manifest.as_bytes(), boot.as_bytes(), keys.as_bytes()];
     digest(REPORT_DATA, &fields)
+}
+
+/// The public keys of an enclave's boot, which its evidence vouches for together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootKeys {
+    /// Signs records, receipts, statements and checkpoints.
+    pub chain: PublicKey,
+    /// X25519: credentials are sealed to it.
+    pub intake: [u8; 32],
+}
+
+impl BootKeys {
+    /// The `keys` of [`report_data`].
+    pub fn hash(&self) -> Hash {
+        Hash::of_parts(BOOT_KEYS, &[self.chain.as_bytes(), &self.intake])
+    }
 }
 
 /// One TLS connection and one exchange of nonces on it, as the enclave and the sandbox both see it.

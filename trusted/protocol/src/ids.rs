@@ -198,6 +198,7 @@ impl Time {
 }
 
 impl fmt::Display for Time {
+    /// RFC 3339, as short as it goes: a fraction only where there is one, without zeros at its end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanoseconds = i128::from(self.0).saturating_mul(1_000_000);
         let moment =
@@ -252,6 +253,11 @@ mod tests {
         assert_eq!(time.to_string(), "2026-03-11T10:15:00Z");
         assert_eq!("2026-03-11T10:15:00Z".parse(), Ok(time));
         assert_eq!("2026-03-11T10:15:00.25Z".parse(), Ok(time.plus_ms(250)));
+        for (ms, end) in [(7, "00.007Z"), (70, "00.07Z"), (700, "00.7Z"), (123, "00.123Z")] {
+            let text = time.plus_ms(ms).to_string();
+            assert!(text.ends_with(end), "{text}");
+            assert_eq!(text.parse(), Ok(time.plus_ms(ms)));
+        }
         for bad in ["", "2026-03-11", "2026-03-11T10:15:00", "1969-12-31T23:59:59Z"] {
             assert!(bad.parse::<Time>().is_err(), "{bad}");
         }

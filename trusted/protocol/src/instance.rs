@@ -8,7 +8,9 @@ use crate::{
     assurance::SandboxLevel,
     canonical::{self, CanonicalError},
     ids::Hash,
-    limits::{ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX, OPERATORS_MAX},
+    limits::{
+        ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX, OPERATORS_MAX, ROOTS_MAX, TCB_STATUSES_MAX,
+    },
     sign::{Label, PublicKey, SignatureError, Signed},
     text::names,
 };
@@ -18,9 +20,11 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: ManifestFormat,
-    /// SHA-256 of the DER of each root that vouches for enclaves. Empty: no attestation.
+    /// SHA-256 of the DER of each root that vouches for enclaves: one at least.
     pub sgx_roots: Vec<Hash>,
-    /// SHA-256 of the DER of each root that vouches for guests. Empty: no attestation.
+    /// What else is asked of the platform that an enclave of this instance runs on.
+    pub sgx_policy: SgxPolicy,
+    /// SHA-256 of the DER of each root that vouches for guests: one at least.
     pub snp_roots: Vec<Hash>,
     pub operators: Vec<PublicKey>,
     /// How many operators must sign an admission list.
@@ -35,6 +39,48 @@ names! {
     ManifestFormat { V1 = "toani-manifest/1", }
 }
 
+/// What is asked of an SGX platform. Debug enclaves are refused always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SgxPolicy {
+    /// Accepted statuses. [`TcbStatus::Revoked`] is refused even if it is named.
+    pub statuses: Vec<TcbStatus>,
+    /// The least `tcbEvaluationDataNumber` of TCB info and QE identity. It stands in for a clock:
+    /// whoever controls the time cannot pass off collateral older than this.
+    pub min_tcb_eval_data_number: u32,
+    /// The least number of the root's CRL, against older ones likewise.
+    pub min_root_crl_number: Option<u32>,
+    /// The least number of the PCK CA's CRL.
+    pub min_pck_crl_number: Option<u32>,
+}
+
+impl SgxPolicy {
+    /// Nothing that Intel knows to be in need of mending.
+    pub fn up_to_date() -> Self {
+        Self {
+            statuses: alloc::vec![TcbStatus::UpToDate],
+            min_tcb_eval_data_number: 0,
+            min_root_crl_number: None,
+            min_pck_crl_number: None,
+        }
+    }
+}
+
+/// What Intel says of a platform's TCB (`tcbStatus` of TCB info, version 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TcbStatus {
+    UpToDate,
+    #[serde(rename = "SWHardeningNeeded")]
+    SwHardeningNeeded,
+    ConfigurationNeeded,
+    #[serde(rename = "ConfigurationAndSWHardeningNeeded")]
+    ConfigurationAndSwHardeningNeeded,
+    OutOfDate,
+    OutOfDateConfigurationNeeded,
+    /// Its keys are known to others. No policy can accept it.
+    Revoked,
+}
+
 /// A manifest is of another form, or its numbers do not fit each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -42,6 +88,8 @@ pub enum ManifestError {
     Canonical(#[from] CanonicalError),
     #[error("a manifest names 1 to 32 distinct operators and a quorum of at least one of them")]
     Operators,
+    #[error("a manifest names 1 to 8 roots for enclaves, as many for guests, and a TCB status")]
+    Roots,
     #[error("a log origin is 1 to 128 visible ASCII characters without '+' and white space")]
     Origin,
 }
@@ -56,6 +104,12 @@ impl Manifest {
         let quorum = usize::from(manifest.quorum);
         if !distinct || operators.len() > OPERATORS_MAX || quorum == 0 || quorum > operators.len() {
             return Err(ManifestError::Operators);
+        }
+        let roots = |roots: &[Hash]| (1..=ROOTS_MAX).contains(&roots.len());
+        let statuses = manifest.sgx_policy.statuses.len();
+        let statuses = (1..=TCB_STATUSES_MAX).contains(&statuses);
+        if !roots(&manifest.sgx_roots) || !roots(&manifest.snp_roots) || !statuses {
+            return Err(ManifestError::Roots);
         }
         if !is_origin(&manifest.log_origin) {
             return Err(ManifestError::Origin);

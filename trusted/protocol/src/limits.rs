@@ -65,6 +65,9 @@ pub const HEADERS_MAX: usize = 32;
 pub const QUERY_MAX: usize = 64;
 pub const PATH_SEGMENTS_MAX: usize = 32;
 pub const OPERATORS_MAX: usize = 32;
+/// Roots of attestation of one kind.
+pub const ROOTS_MAX: usize = 8;
+pub const TCB_STATUSES_MAX: usize = 8;
 pub const SIGNATURES_MAX: usize = 32;
 pub const ADMITTED_SANDBOXES_MAX: usize = 64;
 

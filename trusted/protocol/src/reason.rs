@@ -110,6 +110,8 @@ reasons! {
     DocumentVersion = "document_version", Conflict, "Versions only grow: the active version is the same or newer.";
     PolicyInvalid = "policy_invalid", Caller, "The policy is signed, but not valid; `toani policy check` names the place.";
     PolicyAgentTaken = "policy_agent_taken", Conflict, "An agent of this policy stands in another active policy of the tenant; an agent stands in exactly one.";
+    EvidenceRefused = "evidence_refused", Identity, "The evidence does not hold: check the manifest's roots and TCB policy, the age of the collateral, and the clock; `toani attestation verify` names the place.";
+    RootUnopened = "root_unopened", Identity, "The sealed root does not open: it was sealed on another machine (--machine names a simulated one), by another image, or under another manifest; a hand-over moves it.";
     CredentialEnvelope = "credential_envelope", Caller, "The sealed credential does not open: it was sealed for another instance, or altered.";
     SandboxNotAdmitted = "sandbox_not_admitted", Identity, "The admission list does not name this sandbox's measurement; sign and activate a list that does.";
     SandboxUnavailable = "sandbox_unavailable", Plane, "No sandbox is connected; see `toani status`.";

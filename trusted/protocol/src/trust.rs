@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Hash, TenantId},
+    instance::SgxPolicy,
     sign::PublicKey,
     text::names,
 };
@@ -18,13 +19,14 @@ pub struct TrustFile {
     /// The manifest's hash.
     pub instance: Hash,
     pub tenant: Option<TenantId>,
-    /// Measurements that may sign. Without attestation this is the enclave's own word.
+    /// Measurements that may sign.
     pub mrenclaves: Vec<Hash>,
     pub log: LogTrust,
     /// X25519, to seal credentials to.
     pub intake_key: IntakeKey,
-    /// SHA-256 of roots that make a quote `sgx` or `simulator`; none: `tee` is `none`.
+    /// SHA-256 of the roots that vouch for enclaves: what a quote proves hangs on its root alone.
     pub sgx_roots: Vec<Hash>,
+    pub sgx_policy: SgxPolicy,
     pub snp_roots: Vec<Hash>,
     pub witnesses: Vec<LogTrust>,
     pub witness_quorum: u8,

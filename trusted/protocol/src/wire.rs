@@ -33,12 +33,16 @@ pub struct Call {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Makes an instance. Answer: [`Answer::Born`].
-    Birth { manifest: Vec<u8> },
-    /// Opens an instance. Then comes [`Command::Replay`] with every record of the log in order,
-    /// then [`Command::ReplayEnd`]. Answer: [`Answer::Done`].
-    Boot { manifest: Vec<u8>, sealed_root: Vec<u8> },
-    /// The next records of the log, as [`Command::Boot`] asks for. Answer: [`Answer::Done`].
+    /// Makes an instance. `target` is the TARGETINFO of who quotes here. Answer:
+    /// [`Answer::Report`].
+    Birth { manifest: Vec<u8>, target: Vec<u8> },
+    /// Opens an instance. Answer: [`Answer::Report`].
+    Boot { manifest: Vec<u8>, sealed_root: Vec<u8>, target: Vec<u8> },
+    /// Evidence over the report, which has to hold under the manifest's roots. Answer after
+    /// [`Command::Birth`]: [`Answer::Born`]; after [`Command::Boot`]: [`Answer::Done`]. Then comes
+    /// [`Command::Replay`] with every record of the log in order, then [`Command::ReplayEnd`].
+    Prove { evidence: Vec<u8> },
+    /// The next records of the log. Answer: [`Answer::Done`].
     Replay { leaves: Vec<Vec<u8>> },
     /// The log ends here. Answer: [`Answer::Needs`].
     ReplayEnd,
@@ -152,6 +156,8 @@ pub enum Effect {
 pub enum Answer {
     /// Nothing more to say.
     Done,
+    /// A report of this boot for who quotes here; evidence over it goes to [`Command::Prove`].
+    Report { report: Vec<u8> },
     /// L1, wrapped for this platform, for [`Command::Boot`].
     Born { sealed_root: Vec<u8> },
     /// Hashes of the documents for [`Command::Blobs`].
@@ -256,7 +262,7 @@ pub struct Facts {
     pub instance: Hash,
     pub boot: BootId,
     pub mrenclave: Hash,
-    /// Quote and collateral; empty where there is no TEE.
+    /// This boot's evidence: quote and collateral.
     pub evidence: Vec<u8>,
     pub tee: crate::assurance::Tee,
     pub chain_key: PublicKey,

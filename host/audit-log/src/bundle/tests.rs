@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use toani_audit::{bundle::tar, checkpoint, tree::Frontier};
 use toani_protocol::{
     assurance::Assurance,
-    instance::Manifest,
+    instance::{Manifest, SgxPolicy},
     sign::{Bytes, Label, PublicKey, Signed},
     trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
 };
@@ -73,6 +73,7 @@ impl World {
             log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key(1)) },
             intake_key: IntakeKey(Bytes(vec![0; 32])),
             sgx_roots: Vec::new(),
+            sgx_policy: SgxPolicy::up_to_date(),
             snp_roots: Vec::new(),
             witnesses: Vec::new(),
             witness_quorum: 0,

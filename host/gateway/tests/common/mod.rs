@@ -17,15 +17,19 @@ use std::{
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use toani_enclave_host::Runner;
 use toani_gateway::{BootError, Config, Exit, Ready};
 use toani_protocol::{
     Hash, TenantId,
     assurance::SandboxLevel,
     canonical,
-    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat},
+    instance::{
+        AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat, SgxPolicy,
+    },
     policy::{Policy, api_key_hash},
     sign::{Label, PublicKey, Signed},
 };
+use toani_simulator::Authority;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -57,7 +61,7 @@ pub fn programs() -> &'static Path {
             let status = Command::new(env!("CARGO")).args(arguments).status();
             assert!(status.unwrap().success(), "{arguments:?}");
         };
-        let packages = ["-p", "toani-enclave-process", "-p", "toani-sandbox"];
+        let packages = ["-p", "toani-simulator", "-p", "toani-sandbox"];
         cargo(&[&["build", "--bins"], packages.as_slice()].concat());
         let connector = ["-p", "toani-connectors", "--bin", "toani-connector"];
         let linked = ["--", "-C", "target-feature=+crt-static"];
@@ -65,6 +69,34 @@ pub fn programs() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         test.ancestors().nth(2).unwrap().to_path_buf()
     })
+}
+
+/// The simulated machine, the same for all tests of one build.
+fn machine() -> PathBuf {
+    programs().parent().unwrap().join("simulated-machine")
+}
+
+fn authority() -> Authority {
+    std::fs::create_dir_all(machine()).unwrap();
+    Authority::open_or_create(&machine()).unwrap()
+}
+
+/// Under which enclaves prove themselves here.
+pub fn sgx_root() -> Hash {
+    authority().sgx_root()
+}
+
+/// What runs the image that `./x image` has built. The machine has a name within the data folder, by
+/// which a test finds its own enclave among those of other tests.
+pub fn runner(data: &Path) -> Runner {
+    let own = data.join("machine");
+    if !own.exists() {
+        std::os::unix::fs::symlink(machine(), &own).unwrap();
+    }
+    let arguments = [programs().join("toani-image"), own];
+    assert!(arguments[0].is_file(), "there is no image: ./x test builds it, and so does ./x image");
+    let arguments = arguments.map(PathBuf::into_os_string).to_vec();
+    Runner { program: programs().join("toani-simulator"), arguments }
 }
 
 /// An instance that was born, and is run by [`Running`].
@@ -77,8 +109,9 @@ impl Instance {
         let data = tempfile::tempdir().unwrap();
         let manifest = Manifest {
             format: ManifestFormat::V1,
-            sgx_roots: vec![],
-            snp_roots: vec![],
+            sgx_roots: vec![authority().sgx_root()],
+            sgx_policy: SgxPolicy::up_to_date(),
+            snp_roots: vec![authority().snp_root().unwrap()],
             operators: vec![PublicKey::of(&operator())],
             quorum: 1,
             log_origin: "log.example/test".to_owned(),
@@ -86,10 +119,9 @@ impl Instance {
         };
         let bytes = canonical::encode(&manifest).unwrap();
         std::fs::write(data.path().join(toani_gateway::MANIFEST), bytes).unwrap();
-        let enclave = programs().join("toani-enclave");
-        let facts = toani_gateway::birth(&enclave, data.path()).await.unwrap();
+        let facts = toani_gateway::birth(&runner(data.path()), data.path()).await.unwrap();
         assert_eq!(facts.size, 2, "birth and boot");
-        let again = toani_gateway::birth(&enclave, data.path()).await;
+        let again = toani_gateway::birth(&runner(data.path()), data.path()).await;
         assert!(matches!(again, Err(BootError::BornBefore)), "{again:?}");
         Self { data }
     }
@@ -97,7 +129,7 @@ impl Instance {
     pub fn config(&self) -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            ..Config::new(self.data.path(), programs())
+            ..Config::new(self.data.path(), programs(), runner(self.data.path()))
         }
     }
 

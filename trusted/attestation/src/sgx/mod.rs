@@ -17,11 +17,10 @@ mod tcb;
 use alloc::{string::String, vec::Vec};
 use core::ops::Deref;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+pub use toani_protocol::instance::{SgxPolicy, TcbStatus};
 use toani_protocol::{Hash, Time, sign::Bytes};
 
-pub use self::tcb::TcbStatus;
 use self::{
     pck::{Platform, SGX_EXTENSIONS},
     quote::Quote,
@@ -34,21 +33,6 @@ use crate::{
     key::{Key, p256_key_of_point, p256_signed},
     x509::{Certificate, CertificateError, Role, Use},
 };
-
-/// What is asked of a platform, in a manifest or a trust file. Debug enclaves are refused always.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SgxPolicy {
-    /// Accepted statuses. [`TcbStatus::Revoked`] is refused even if it is named.
-    pub statuses: Vec<TcbStatus>,
-    /// The least `tcbEvaluationDataNumber` of TCB info and QE identity. It stands in for a clock:
-    /// whoever controls `now` cannot pass off collateral older than this.
-    pub min_tcb_eval_data_number: u32,
-    /// The least number of the root's CRL, against older ones likewise.
-    pub min_root_crl_number: Option<u32>,
-    /// The least number of the PCK CA's CRL.
-    pub min_pck_crl_number: Option<u32>,
-}
 
 /// Why evidence is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -176,31 +160,30 @@ pub fn verify(
         fmspc: pck.platform.fmspc,
         valid_until: root.valid_until,
     };
-    policy.check(&facts)?;
+    satisfies(&facts, policy)?;
     Ok(SgxVerdict(facts))
 }
 
-impl SgxPolicy {
-    fn check(&self, facts: &SgxFacts) -> Result<(), SgxError> {
-        if facts.status == TcbStatus::Revoked {
-            return Err(SgxError::Revoked);
-        }
-        if !self.statuses.contains(&facts.status) {
-            return Err(SgxError::Status);
-        }
-        if facts.tcb_eval_data_number < self.min_tcb_eval_data_number {
-            return Err(SgxError::EvaluationDataNumber);
-        }
-        for (role, number, least) in [
-            (Role::Root, facts.root_crl_number, self.min_root_crl_number),
-            (Role::PckCa, facts.pck_crl_number, self.min_pck_crl_number),
-        ] {
-            if least.is_some_and(|least| number < least) {
-                return Err(SgxError::Crl(role, CrlError::Number));
-            }
-        }
-        Ok(())
+/// Whether a policy is content with what was verified.
+fn satisfies(facts: &SgxFacts, policy: &SgxPolicy) -> Result<(), SgxError> {
+    if facts.status == TcbStatus::Revoked {
+        return Err(SgxError::Revoked);
     }
+    if !policy.statuses.contains(&facts.status) {
+        return Err(SgxError::Status);
+    }
+    if facts.tcb_eval_data_number < policy.min_tcb_eval_data_number {
+        return Err(SgxError::EvaluationDataNumber);
+    }
+    for (role, number, least) in [
+        (Role::Root, facts.root_crl_number, policy.min_root_crl_number),
+        (Role::PckCa, facts.pck_crl_number, policy.min_pck_crl_number),
+    ] {
+        if least.is_some_and(|least| number < least) {
+            return Err(SgxError::Crl(role, CrlError::Number));
+        }
+    }
+    Ok(())
 }
 
 /// The accepted root, and what hangs right below it.

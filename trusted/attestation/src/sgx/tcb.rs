@@ -4,42 +4,28 @@ use alloc::{string::String, vec::Vec};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer,
     de::{self, DeserializeOwned},
 };
-use toani_protocol::Time;
+use toani_protocol::{Time, instance::TcbStatus};
 
 use super::pck::Platform;
 use crate::report_body::ReportBody;
 
-/// What Intel says of a platform's TCB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TcbStatus {
-    UpToDate,
-    #[serde(rename = "SWHardeningNeeded")]
-    SwHardeningNeeded,
-    ConfigurationNeeded,
-    #[serde(rename = "ConfigurationAndSWHardeningNeeded")]
-    ConfigurationAndSwHardeningNeeded,
-    OutOfDate,
-    OutOfDateConfigurationNeeded,
-    /// Its keys are known to others. No policy can accept it.
-    Revoked,
-}
-
-impl TcbStatus {
-    /// The status of platform and quoting enclave together, as Intel's quote verification library
-    /// converges them: the quoting enclave's counts where it is out of date or revoked.
-    fn with_qe(self, qe: Self) -> Self {
-        match (self, qe) {
-            (Self::Revoked, _) | (_, Self::Revoked) => Self::Revoked,
-            (Self::UpToDate | Self::SwHardeningNeeded, Self::OutOfDate) => Self::OutOfDate,
-            (
-                Self::ConfigurationNeeded | Self::ConfigurationAndSwHardeningNeeded,
-                Self::OutOfDate,
-            ) => Self::OutOfDateConfigurationNeeded,
-            (platform, _) => platform,
+/// The status of platform and quoting enclave together, as Intel's quote verification library
+/// converges them: the quoting enclave's counts where it is out of date or revoked.
+fn converge(platform: TcbStatus, qe: TcbStatus) -> TcbStatus {
+    use TcbStatus::{
+        ConfigurationAndSwHardeningNeeded, ConfigurationNeeded, OutOfDate,
+        OutOfDateConfigurationNeeded, Revoked, SwHardeningNeeded, UpToDate,
+    };
+    match (platform, qe) {
+        (Revoked, _) | (_, Revoked) => Revoked,
+        (UpToDate | SwHardeningNeeded, OutOfDate) => OutOfDate,
+        (ConfigurationNeeded | ConfigurationAndSwHardeningNeeded, OutOfDate) => {
+            OutOfDateConfigurationNeeded
         }
+        (platform, _) => platform,
     }
 }
 
@@ -52,7 +38,7 @@ pub(super) struct Judgement {
 
 impl Judgement {
     pub(super) fn with_qe(mut self, qe: Self) -> Self {
-        self.status = self.status.with_qe(qe.status);
+        self.status = converge(self.status, qe.status);
         self.advisory_ids.extend(qe.advisory_ids);
         self.advisory_ids.sort_unstable();
         self.advisory_ids.dedup();

@@ -9,7 +9,7 @@ use toani_protocol::{
     TenantId, Time, UserId,
     assurance::Assurance,
     canonical,
-    instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat},
+    instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat, SgxPolicy},
     policy::{Policy, PolicyFormat, Tier},
     record::{About, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
     sign::{Label, PublicKey, Signature, Signed, sign},
@@ -44,8 +44,9 @@ impl World {
     pub(crate) fn new() -> Self {
         let manifest = canonical::encode(&Manifest {
             format: ManifestFormat::V1,
-            sgx_roots: Vec::new(),
-            snp_roots: Vec::new(),
+            sgx_roots: vec![Hash::of(b"a root")],
+            sgx_policy: SgxPolicy::up_to_date(),
+            snp_roots: vec![Hash::of(b"another root")],
             operators: vec![PublicKey::of(&key(2))],
             quorum: 1,
             log_origin: ORIGIN.into(),

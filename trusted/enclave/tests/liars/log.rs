@@ -98,9 +98,8 @@ fn a_log_of_another_instance_does_not_boot() {
 fn a_log_comes_in_order_and_once() {
     let mut world = lived();
     world.enclave = cold([7; 32], MEASUREMENT);
-    let (manifest, sealed_root) = (world.manifest.clone(), world.sealed_root.clone());
     let leaves = world.log.clone();
-    world.ok(Command::Boot { manifest, sealed_root });
+    world.boot().unwrap();
     let refused = Err(Reason::NotReady);
     assert_eq!(world.call(Command::Blobs { blobs: vec![] }), refused, "before the end");
     world.ok(Command::Replay { leaves: leaves.clone() });
@@ -213,6 +212,8 @@ fn the_clock_never_goes_below_the_log() {
     world.now = Time::from_ms(0);
     world.connect();
     assert!(world.last_record().time >= before.plus_ms(16 * 60_000));
+    assert_eq!(world.try_reboot(), Err(Reason::EvidenceRefused), "no evidence is that old");
+    world.now = before;
     world.try_reboot().unwrap();
     assert!(world.last_record().time >= before.plus_ms(16 * 60_000), "nor after a restart");
 }

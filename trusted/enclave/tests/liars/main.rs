@@ -5,6 +5,7 @@
 
 mod agent;
 mod approver;
+mod attestation;
 mod canary;
 mod disclosure;
 mod floods;

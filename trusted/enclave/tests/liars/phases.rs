@@ -46,6 +46,7 @@ fn number(command: &Command) -> usize {
         Command::UserHash { .. } => 30,
         Command::Forget { .. } => 31,
         Command::Disclose { .. } => 32,
+        Command::Prove { .. } => 33,
     }
 }
 
@@ -62,8 +63,8 @@ fn commands(world: &World) -> Vec<Command> {
     let agent = "nobody".parse().unwrap();
     let outcome = Some(SealedOutcome { ciphertext: vec![1] });
     vec![
-        Command::Birth { manifest: manifest.clone() },
-        Command::Boot { manifest, sealed_root },
+        Command::Birth { manifest: manifest.clone(), target: quoting_target() },
+        Command::Boot { manifest, sealed_root, target: quoting_target() },
         Command::Replay { leaves: vec![b"x".to_vec()] },
         Command::ReplayEnd,
         Command::Blobs { blobs: vec![b"x".to_vec()] },
@@ -105,13 +106,14 @@ fn commands(world: &World) -> Vec<Command> {
         },
         Command::Forget { tenant: tenant(), through: world.now.day() },
         Command::Disclose { action: "act_x".parse().unwrap(), kept: vec![1], evidence: None },
+        Command::Prove { evidence: world.facts().evidence.clone() },
     ]
 }
 
 #[test]
 fn each_is_there() {
     let numbers: Vec<usize> = commands(&World::new()).iter().map(number).collect();
-    assert_eq!(numbers, (0..33).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..34).collect::<Vec<_>>());
 }
 
 #[test]
@@ -128,13 +130,26 @@ fn a_cold_enclave_does_nothing_but_begin() {
 }
 
 #[test]
+fn an_enclave_that_has_not_proven_itself_serves_nobody() {
+    let world = World::new();
+    for command in commands(&world) {
+        let mut liar = World::with_log(&world, vec![]);
+        let (manifest, sealed_root) = (liar.manifest.clone(), liar.sealed_root.clone());
+        liar.report(Command::Boot { manifest, sealed_root, target: quoting_target() }).unwrap();
+        let proof = matches!(command, Command::Prove { .. });
+        // The evidence of another boot is none of this one.
+        let expected = if proof { Reason::EvidenceRefused } else { Reason::NotReady };
+        assert_eq!(liar.call(command.clone()), Err(expected), "{command:?}");
+    }
+}
+
+#[test]
 fn a_replaying_enclave_serves_nobody() {
     let world = World::new();
     for ended in [false, true] {
         for command in commands(&world) {
             let mut liar = World::with_log(&world, vec![]);
-            let (manifest, sealed_root) = (liar.manifest.clone(), liar.sealed_root.clone());
-            liar.ok(Command::Boot { manifest, sealed_root });
+            liar.boot().unwrap();
             if ended {
                 liar.ok(Command::ReplayEnd);
             }
@@ -151,7 +166,7 @@ fn a_replaying_enclave_serves_nobody() {
 fn a_ready_enclave_does_not_begin_again() {
     let mut world = World::new();
     for command in commands(&world) {
-        let begins = number(&command) <= 5;
+        let begins = number(&command) <= 5 || number(&command) == 33;
         let answer = world.call(command.clone());
         assert!(!begins || answer == Err(Reason::NotReady), "{command:?}");
     }
@@ -163,8 +178,7 @@ fn a_ready_enclave_does_not_begin_again() {
 fn a_start_that_fails_starts_nothing() {
     let world = World::new();
     let mut liar = World::with_log(&world, vec![]);
-    let (manifest, sealed_root) = (liar.manifest.clone(), liar.sealed_root.clone());
-    liar.ok(Command::Boot { manifest, sealed_root });
+    liar.boot().unwrap();
     assert_eq!(liar.call(Command::Start { salts: vec![] }), Err(Reason::NotReady));
     assert!(liar.log.is_empty());
     assert!(liar.try_reboot().is_ok());
@@ -203,6 +217,8 @@ fn a_missing_blob_disables_what_needs_it_alone() {
         };
         let expected = if *blob == policy {
             (true, Some(Reason::AgentUnknown))
+        } else if *blob == world.facts().evidence {
+            (true, None)
         } else if blob.starts_with(b"{") {
             (false, Some(Reason::SandboxUnavailable))
         } else {

@@ -49,7 +49,6 @@ fn a_policy_that_asks_for_more_than_there_is_is_not_served() {
         (2, json!({"sandbox": "gvisor"}), Reason::AssuranceSandbox),
         (3, json!({"sandbox": "snp"}), Reason::AssuranceSandbox),
         (4, json!({"tee": "sgx"}), Reason::AssuranceTee),
-        (5, json!({"tee": "simulator"}), Reason::AssuranceTee),
     ] {
         let mut document = policy_document(version);
         document["services"]["broker"]["actions"]["read_balance"]["least"] = least;

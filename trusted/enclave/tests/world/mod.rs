@@ -8,6 +8,7 @@
     reason = "each test file uses its part of the world"
 )]
 
+mod machine;
 mod people;
 mod policy;
 mod supervisor;
@@ -49,7 +50,7 @@ use toani_protocol::{
     },
 };
 
-pub use self::{people::*, policy::*, supervisor::*};
+pub use self::{machine::*, people::*, policy::*, supervisor::*};
 
 pub const SECRET: &str = "canary-5up3r-s3cret-value";
 pub const MEASUREMENT: Hash = Hash::new([0x5a; 32]);
@@ -58,21 +59,6 @@ pub const START_MS: u64 = 1_790_000_000_000;
 
 pub fn rng() -> UnwrapErr<SysRng> {
     UnwrapErr(SysRng)
-}
-
-pub struct Machine {
-    pub l0: [u8; 32],
-    pub measurement: Hash,
-}
-
-impl Platform for Machine {
-    fn sealing_key(&self) -> Secret<32> {
-        Secret::filled(|bytes| bytes.copy_from_slice(&self.l0))
-    }
-
-    fn measurement(&self) -> Hash {
-        self.measurement
-    }
 }
 
 pub struct World {
@@ -104,16 +90,7 @@ impl World {
 
     /// An instance and nothing more.
     pub fn born() -> Self {
-        let manifest = canonical::encode(&Manifest {
-            format: ManifestFormat::V1,
-            sgx_roots: vec![],
-            snp_roots: vec![],
-            operators: vec![PublicKey::of(&operator())],
-            quorum: 1,
-            log_origin: ORIGIN.into(),
-            nonce: Hash::of(b"nonce"),
-        })
-        .unwrap();
+        let manifest = canonical::encode(&manifest()).unwrap();
         let (supervisor, public) = X25519HkdfSha256::gen_keypair_with_rng(&mut rng());
         let hello =
             SandboxHello { measurement: Hash::of(b"sandbox"), key: public.to_bytes().into() };
@@ -130,7 +107,7 @@ impl World {
             hello,
             transcript: vec![],
         };
-        match world.ok(Command::Birth { manifest }) {
+        match world.birth(manifest).unwrap() {
             Answer::Born { sealed_root } => world.sealed_root = sealed_root,
             other => panic!("{other:?}"),
         }
@@ -163,8 +140,7 @@ impl World {
 
     pub fn try_reboot(&mut self) -> Result<(), Reason> {
         self.enclave = cold([7; 32], MEASUREMENT);
-        let (manifest, sealed_root) = (self.manifest.clone(), self.sealed_root.clone());
-        self.call(Command::Boot { manifest, sealed_root })?;
+        self.boot()?;
         let leaves = self.log.clone();
         self.call(Command::Replay { leaves })?;
         self.try_finish_boot()
@@ -497,7 +473,7 @@ impl World {
 }
 
 pub fn cold(l0: [u8; 32], measurement: Hash) -> Enclave {
-    Enclave::new(Box::new(Machine { l0, measurement }))
+    Enclave::new(Box::new(Machine::new(l0, measurement)))
 }
 
 pub fn prove(request: &ActionRequest) -> (Vec<u8>, AgentProof) {

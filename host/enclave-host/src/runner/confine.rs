@@ -49,17 +49,17 @@ const ALLOWED: &[i64] = &[
 const ALLOWED_WITHOUT_EXEC: &[(i64, u8)] = &[(libc::SYS_mmap, 2), (libc::SYS_mprotect, 2)];
 
 /// A panic tells where it was and nothing of what was in memory, and ends the process at once.
-pub(crate) fn no_dumps_of_panics() {
+pub(super) fn no_dumps_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, ToString::to_string);
-        eprintln!("toani-enclave: stopped at {place}");
+        eprintln!("toani: stopped at {place}");
         std::process::abort();
     }));
 }
 
 /// Before any secret is read: no core file, no debugger, no new privileges, no life beyond the
 /// parent's.
-pub(crate) fn harden() -> Result<()> {
+pub(super) fn harden() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot forbid dumps")?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).context("cannot forbid core files")?;
@@ -72,8 +72,8 @@ pub(crate) fn harden() -> Result<()> {
 /// alone keeps sockets away, which is enough; so this may fail.
 ///
 /// Files are opened before: in a user namespace without a mapping all files have one owner.
-#[allow(unsafe_code)]
-pub(crate) fn leave_network() {
+#[allow(unsafe_code, reason = "one system call")]
+pub(super) fn leave_network() {
     let ways = [UnshareFlags::NEWNET, UnshareFlags::NEWUSER | UnshareFlags::NEWNET];
     for flags in ways {
         // SAFETY: unsharing is unsound where it separates threads that share file descriptors;
@@ -85,7 +85,7 @@ pub(crate) fn leave_network() {
 }
 
 /// From here on nothing can be opened, connected, started or made executable, in any thread.
-pub(crate) fn seal() -> Result<()> {
+pub(super) fn seal() -> Result<()> {
     seccompiler::apply_filter_all_threads(&filter()?)
         .context("the kernel refuses a system call filter (seccomp); allow it for this process")
 }

@@ -10,20 +10,19 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Must be the host's number of lanes.
-pub(crate) const LANES: usize = 4;
+use crate::LANES;
 
 /// The sockets over which calls come.
-pub(crate) type Lanes = Vec<UnixStream>;
+pub type Lanes = Vec<UnixStream>;
 
 /// The control socket.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub struct Control {
     stream: UnixStream,
 }
 
 impl Control {
-    pub(crate) fn open() -> Result<Self> {
+    pub fn open() -> Result<Self> {
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("stdin is closed")?;
         let stream = UnixStream::from(stdin);
         stream
@@ -33,7 +32,7 @@ impl Control {
     }
 
     /// Takes the lanes from the first message.
-    pub(crate) fn receive_lanes(&self) -> Result<Lanes> {
+    pub fn receive_lanes(&self) -> Result<Lanes> {
         let mut byte = [0; 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LANES))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
@@ -53,13 +52,13 @@ impl Control {
     }
 
     /// Says that calls are answered from now on, and nothing more.
-    pub(crate) fn ready(mut self) -> std::io::Result<()> {
+    pub fn ready(mut self) -> std::io::Result<()> {
         self.stream.write_all(&[0])?;
         self.stream.shutdown(Shutdown::Both)
     }
 
     /// Says why not. The host may be gone, and then there is nobody to tell.
-    pub(crate) fn refuse(mut self, sentence: &str) {
+    pub fn refuse(mut self, sentence: &str) {
         let _ = self.stream.write_all(&[1]);
         let _ = self.stream.write_all(sentence.as_bytes());
         let _ = self.stream.shutdown(Shutdown::Both);

@@ -1,0 +1,167 @@
+//! `./x image`: the enclave's image, what is measured of it, and who signs it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+use toani_enclave_host::image::{Image, Signing};
+
+use crate::{
+    repo::root,
+    run::{cargo_command, release_folder, step},
+    signing,
+};
+
+/// The measurement of this source, in the repository: every change of it is seen in review.
+const COMMITTED: &str = "image/MRENCLAVE";
+/// Made at its first use, ignored by git.
+const DEVELOPMENT_KEY: &str = ".toani/image-signing.pem";
+/// What the signer numbers: the product, and its security version, which grows when an older image
+/// must not be trusted any more.
+const ISV_PROD_ID: u16 = 1;
+const ISV_SVN: u16 = 1;
+/// When this version was numbered, YYYYMMDD in binary-coded decimal: the same image gives the same
+/// structure on any day.
+const ISV_SVN_DATE: u32 = 0x2026_1125;
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (bless, key) = match words.as_slice() {
+        [] => (false, None),
+        ["--bless"] => (true, None),
+        ["--key", key] => (false, Some(Path::new(key))),
+        _ => bail!("usage: ./x image [--bless | --key FILE]"),
+    };
+    let built = build(&root(), key)?;
+    println!("image      {}", built.file.display());
+    println!("toolchain  {}", built.toolchain);
+    let committed = root().join(COMMITTED);
+    if bless {
+        std::fs::write(&committed, built.line())
+            .with_context(|| format!("cannot write {}", committed.display()))?;
+    }
+    let compared = compare(&built, &std::fs::read_to_string(&committed).unwrap_or_default());
+    println!("committed  {}", compared.words());
+    println!("MRENCLAVE  {}", hex(&built.mrenclave));
+    Ok(if matches!(compared, Compared::Different) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A built image.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) file: PathBuf,
+    pub(crate) mrenclave: [u8; 32],
+    pub(crate) toolchain: String,
+}
+
+impl Built {
+    fn line(&self) -> String {
+        format!("{}  {}\n", hex(&self.mrenclave), self.toolchain)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    Equal,
+    Different,
+    /// Another compiler makes other bytes of the same source.
+    NotComparable,
+}
+
+impl Compared {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Equal => "equal to image/MRENCLAVE",
+            Self::Different => {
+                "DIFFERENT from image/MRENCLAVE: the measurement has changed; if that is meant, \
+                 ./x image --bless"
+            }
+            Self::NotComparable => "not comparable: image/MRENCLAVE is of another toolchain",
+        }
+    }
+}
+
+fn compare(built: &Built, committed: &str) -> Compared {
+    match committed.trim_end().split_once("  ") {
+        Some((_, toolchain)) if toolchain != built.toolchain => Compared::NotComparable,
+        _ if committed == built.line() => Compared::Equal,
+        _ => Compared::Different,
+    }
+}
+
+/// Builds and signs the image of the checkout at `root`, and puts both beside the programs.
+pub(crate) fn build(root: &Path, key: Option<&Path>) -> Result<Built> {
+    let linked = link(root)?;
+    let bytes = std::fs::read(&linked)?;
+    let image = Image::read(&bytes)?;
+    let mrenclave = image.mrenclave();
+    let key = match key {
+        Some(key) => signing::read(key)?,
+        None => signing::development(&root.join(DEVELOPMENT_KEY))?,
+    };
+    let signature = signing::sign(
+        &key,
+        &Signing { mrenclave, isv_prod_id: ISV_PROD_ID, isv_svn: ISV_SVN, date: ISV_SVN_DATE },
+    )?;
+    let file = release_folder().join("toani-image");
+    std::fs::create_dir_all(release_folder())?;
+    put(&file, &bytes)?;
+    put(&file.with_extension("sig"), &signature)?;
+    Ok(Built { file, mrenclave, toolchain: toolchain()? })
+}
+
+/// Under another name first: a program that runs may have the old one mapped.
+fn put(file: &Path, bytes: &[u8]) -> Result<()> {
+    let aside = file.with_extension("new");
+    std::fs::write(&aside, bytes).with_context(|| format!("cannot write {}", aside.display()))?;
+    std::fs::rename(&aside, file)?;
+    Ok(())
+}
+
+/// Compiles and links.
+fn link(root: &Path) -> Result<PathBuf> {
+    step("building the enclave's image");
+    let target = release_folder().with_file_name("image");
+    let registry = cargo_home()?.join("registry").join("src");
+    // Sources stand in panic messages: under names that are the same everywhere.
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let flags = [remap(root, "/toani"), remap(&registry, "/registry")];
+    let flags: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
+    let status = cargo_command()
+        .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
+        .arg(&target)
+        .args(["--config", &format!("build.rustflags=[{}]", flags.join(","))])
+        .env("RUSTC_WRAPPER", root.join("image").join("rustc.sh"))
+        .env("TOANI_ROOT", root)
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .current_dir(root.join("image"))
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the image does not build");
+    }
+    Ok(target.join(TARGET).join("release").join("toani-image"))
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME") {
+        return Ok(home.into());
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(PathBuf::from(home).join(".cargo"))
+}
+
+/// `1.95.0 (59807616e 2026-04-14)`: the compiler takes part in the measurement.
+fn toolchain() -> Result<String> {
+    let output = Command::new("rustc").arg("--version").output().context("cannot run rustc")?;
+    let text = String::from_utf8(output.stdout).context("rustc's version is not UTF-8")?;
+    Ok(text.trim().to_owned())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
