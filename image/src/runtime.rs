@@ -296,6 +296,8 @@ pub(crate) struct Rdrand;
 const RDRAND_TRIES: usize = 10;
 
 impl Rdrand {
+    /// In one place, where the gates of `./x image` expect it.
+    #[inline(never)]
     fn word() -> u64 {
         for _ in 0..RDRAND_TRIES {
             let mut word = 0;
@@ -357,6 +359,7 @@ const ENCLU_EGETKEY: usize = 1;
 struct Aligned<const N: usize>([u8; N]);
 
 /// EGETKEY (SDM vol. 3D, 40.4): `None` where the processor refuses the request.
+#[inline(never)]
 pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> Option<()> {
     let request = Aligned(*request);
     let mut out = Aligned([0; 16]);
@@ -382,6 +385,7 @@ pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> O
 }
 
 /// EREPORT (SDM vol. 3D, 40.4): what this enclave is, for the enclave that `target` names.
+#[inline(never)]
 pub(crate) fn ereport(
     target: &[u8; TARGETINFO_BYTES],
     report_data: &[u8; 64],

@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use toani_enclave_host::image::{Image, Signing};
+use toani_enclave_host::image::{self, Image, Signing};
 
 use crate::{
+    gates,
     repo::root,
     run::{cargo_command, release_folder, step},
     signing,
@@ -29,13 +30,17 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (bless, key) = match words.as_slice() {
-        [] => (false, None),
-        ["--bless"] => (true, None),
-        ["--key", key] => (false, Some(Path::new(key))),
-        _ => bail!("usage: ./x image [--bless | --key FILE]"),
+    let (bless, twice, key) = match words.as_slice() {
+        [] => (false, false, None),
+        ["--bless"] => (true, false, None),
+        ["--twice"] => (false, true, None),
+        ["--key", key] => (false, false, Some(Path::new(key))),
+        _ => bail!("usage: ./x image [--bless | --twice | --key FILE]"),
     };
     let built = build(&root(), key)?;
+    if twice {
+        same_elsewhere(&built)?;
+    }
     println!("image      {}", built.file.display());
     println!("toolchain  {}", built.toolchain);
     let committed = root().join(COMMITTED);
@@ -95,6 +100,7 @@ fn compare(built: &Built, committed: &str) -> Compared {
 /// Builds and signs the image of the checkout at `root`, and puts both beside the programs.
 pub(crate) fn build(root: &Path, key: Option<&Path>) -> Result<Built> {
     let linked = link(root)?;
+    gates::pass(&linked)?;
     let bytes = std::fs::read(&linked)?;
     let image = Image::read(&bytes)?;
     let mrenclave = image.mrenclave();
@@ -102,7 +108,7 @@ pub(crate) fn build(root: &Path, key: Option<&Path>) -> Result<Built> {
         Some(key) => signing::read(key)?,
         None => signing::development(&root.join(DEVELOPMENT_KEY))?,
     };
-    let signature = signing::sign(
+    let signature = image::sign(
         &key,
         &Signing { mrenclave, isv_prod_id: ISV_PROD_ID, isv_svn: ISV_SVN, date: ISV_SVN_DATE },
     )?;
@@ -121,10 +127,46 @@ fn put(file: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Builds a copy of the sources in another folder, and compares the files.
+fn same_elsewhere(built: &Built) -> Result<()> {
+    step("building the image once more, in another folder");
+    let elsewhere = tempfile::Builder::new().prefix("toani-elsewhere-").tempdir()?;
+    let copy = elsewhere.path().join("a/deeper/folder");
+    for part in ["image", "trusted"] {
+        copy_sources(&root().join(part), &copy.join(part))?;
+    }
+    std::fs::copy(root().join("Cargo.toml"), copy.join("Cargo.toml"))?;
+    let linked = link_to(&copy, &elsewhere.path().join("target"))?;
+    if std::fs::read(linked)? != std::fs::read(&built.file)? {
+        bail!("another folder gives another image: something of the folder's name is in it");
+    }
+    println!("twice      the same file from two folders");
+    Ok(())
+}
+
+fn copy_sources(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, name) = (entry.path(), entry.file_name());
+        if entry.file_type()?.is_dir() {
+            if name != "target" {
+                copy_sources(&source, &to.join(name))?;
+            }
+        } else {
+            std::fs::copy(&source, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Compiles and links.
 fn link(root: &Path) -> Result<PathBuf> {
+    link_to(root, &release_folder().with_file_name("image"))
+}
+
+fn link_to(root: &Path, target: &Path) -> Result<PathBuf> {
     step("building the enclave's image");
-    let target = release_folder().with_file_name("image");
     let registry = cargo_home()?.join("registry").join("src");
     // Sources stand in panic messages: under names that are the same everywhere.
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
@@ -132,7 +174,7 @@ fn link(root: &Path) -> Result<PathBuf> {
     let flags: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
     let status = cargo_command()
         .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
-        .arg(&target)
+        .arg(target)
         .args(["--config", &format!("build.rustflags=[{}]", flags.join(","))])
         .env("RUSTC_WRAPPER", root.join("image").join("rustc.sh"))
         .env("TOANI_ROOT", root)

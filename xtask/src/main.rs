@@ -1,6 +1,7 @@
 //! What `./x` runs. Each subcommand says what it does before it does it.
 
 mod check;
+mod gates;
 mod image;
 mod lexer;
 mod repo;

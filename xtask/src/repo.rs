@@ -19,6 +19,9 @@ pub(crate) enum Kind {
     Dev,
 }
 
+/// The image's workspace.
+const IMAGE: &str = "image";
+
 /// One package of the dependency graph.
 #[derive(Debug, Clone)]
 pub(crate) struct Package {
@@ -51,7 +54,9 @@ pub(crate) fn root() -> PathBuf {
 
 impl Repo {
     pub(crate) fn load(root: &Path) -> Result<Self> {
-        let mut repo = Self { packages: load_packages(root)?, ..Self::default() };
+        let mut repo =
+            Self { packages: load_packages(root, &root.join(IMAGE))?, ..Self::default() };
+        repo.packages.extend(load_packages(root, root)?);
         for path in list_files(root)? {
             let full = root.join(&path);
             // Listed, but deleted and not yet committed.
@@ -146,9 +151,10 @@ fn list_files(root: &Path) -> Result<Vec<String>> {
     Ok(text.split_terminator('\0').map(str::to_owned).collect())
 }
 
-fn load_packages(root: &Path) -> Result<BTreeMap<String, Package>> {
+/// The packages of the workspace in `folder`; folders are told from the repository's root.
+fn load_packages(root: &Path, folder: &Path) -> Result<BTreeMap<String, Package>> {
     let metadata = MetadataCommand::new()
-        .current_dir(root)
+        .current_dir(folder)
         .other_options(vec!["--filter-platform".to_owned(), "x86_64-unknown-linux-gnu".to_owned()])
         .exec()?;
     let resolve = metadata.resolve.context("cargo metadata has no resolution")?;

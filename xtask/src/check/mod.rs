@@ -26,7 +26,7 @@ type Invariant = (&'static str, fn(&Repo) -> Vec<String>);
 const INVARIANTS: &[Invariant] = &[
     ("trusted crates need only what stands below them", layers::trusted_layers),
     ("trusted crates reach no runtime and no host", layers::trusted_closure),
-    ("one program alone links the enclave", layers::enclave_linked_once),
+    ("the enclave ships as the measured image alone", layers::enclave_in_the_image),
     ("the verifier needs trusted crates only", layers::verifier),
     ("HTTP servers stay in the gateway", layers::http),
     ("the trusted base is small", layers::trusted_crates),

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Lines of code of trusted/ and image/: neither blank, nor comment, nor test. Fewer than this.
-const TRUSTED_LINES_MAX: usize = 8_000;
+const TRUSTED_LINES_MAX: usize = 12_500;
 
 const TRUSTED: &[&str] = &["trusted/", "image/"];
 
@@ -29,11 +29,18 @@ const HOST_WORDS: &[&str] = &[
 
 /// Files that may hold unsafe code: one for each concern that safe Rust cannot express.
 const UNSAFE_FILES: &[&str] = &[
-    // Starting the enclave's process: what happens between fork and exec.
-    // The locked arena for secrets.
-    "host/enclave-process/src/arena.rs",
-    // Namespaces, limits and system call filters of the enclave's process.
-    "host/enclave-process/src/confine.rs",
+    // All of the image: entry, heap, the border, ENCLU.
+    "image/src/runtime.rs",
+    // The network that a runner leaves.
+    "host/enclave-host/src/runner/confine.rs",
+    // The kernel's SGX driver and its vDSO.
+    "host/enclave-host/src/sgx/driver.rs",
+    "host/enclave-host/src/sgx/enter.rs",
+    "host/enclave-host/src/sgx/mod.rs",
+    // Mapping and entering the image where there is no SGX.
+    "host/simulator/src/machine/enclu.rs",
+    "host/simulator/src/machine/map.rs",
+    "host/simulator/src/machine/mod.rs",
     // The door's descriptor, which the connector inherits.
     "host/connectors/src/inherited.rs",
     // What a container's program tries when it is hostile: tests run it, nothing ships it.
@@ -166,7 +173,16 @@ pub(super) fn lints(repo: &Repo) -> Vec<String> {
             breaches.push(format!("the workspace's lints lack {lint}"));
         }
     }
+    let image = repo.files.get("image/Cargo.toml").map_or("", String::as_str);
+    if !image.is_empty() && !image.contains("undocumented_unsafe_blocks = \"deny\"") {
+        breaches.push("the image's lints lack undocumented_unsafe_blocks".to_owned());
+    }
+    // The image is a workspace of its own, with lints of its own.
+    let own = |folder: &str| folder == "image" || folder.starts_with("image/");
     for (_, package) in repo.members() {
+        if package.folder.as_deref().is_some_and(own) {
+            continue;
+        }
         let manifest = format!("{}/Cargo.toml", package.folder.as_deref().unwrap_or_default());
         let text = repo.files.get(&manifest).map_or("", String::as_str);
         let keeps = text.split("[lints]").nth(1).is_some_and(|rest| {

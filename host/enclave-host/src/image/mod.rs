@@ -16,12 +16,14 @@
 
 mod elf;
 mod measure;
+mod signing;
 mod sigstruct;
 
 pub use self::{
     elf::ImageError,
     measure::Measurement,
-    sigstruct::{SIGSTRUCT_BYTES, SigStruct, SigStructError, Signing, put_signature},
+    signing::{SigningError, sign},
+    sigstruct::{SIGSTRUCT_BYTES, SigStruct, SigStructError, Signing},
 };
 
 pub const PAGE_BYTES: u64 = 4096;

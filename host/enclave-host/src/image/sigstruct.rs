@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::Measurement;
 
 pub const SIGSTRUCT_BYTES: usize = 1808;
-const KEY_BYTES: usize = 384;
+pub(super) const KEY_BYTES: usize = 384;
 
 const HEADER: [u8; 16] = [6, 0, 0, 0, 0xe1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0];
 const HEADER_2: [u8; 16] = [1, 1, 0, 0, 0x60, 0, 0, 0, 0x60, 0, 0, 0, 1, 0, 0, 0];
@@ -53,7 +53,7 @@ pub struct Signing {
 impl Signing {
     /// The structure without signature, and the bytes to sign (RSA-3072, exponent 3, PKCS#1 v1.5,
     /// SHA-256).
-    pub fn unsigned(&self, modulus: &[u8; KEY_BYTES]) -> ([u8; SIGSTRUCT_BYTES], Vec<u8>) {
+    pub(super) fn unsigned(&self, modulus: &[u8; KEY_BYTES]) -> ([u8; SIGSTRUCT_BYTES], Vec<u8>) {
         let mut bytes = [0; SIGSTRUCT_BYTES];
         let mut put = |at: usize, field: &[u8]| {
             bytes.iter_mut().skip(at).zip(field).for_each(|(place, byte)| *place = *byte);
@@ -77,12 +77,10 @@ impl Signing {
     }
 }
 
-/// Puts a signature in: little-endian, with the quotients that spare the processor a division.
-pub fn put_signature(
+/// Puts a signature in, and the two quotients that spare the processor a division: little-endian.
+pub(super) fn put_signature(
     bytes: &mut [u8; SIGSTRUCT_BYTES],
-    signature: &[u8; KEY_BYTES],
-    q1: &[u8; KEY_BYTES],
-    q2: &[u8; KEY_BYTES],
+    [signature, q1, q2]: &[[u8; KEY_BYTES]; 3],
 ) {
     for (at, field) in [(SIGNATURE, signature), (Q1, q1), (Q2, q2)] {
         bytes.iter_mut().skip(at).zip(field).for_each(|(place, byte)| *place = *byte);

@@ -16,8 +16,7 @@ use std::{
 
 use toani_protocol::limits::MESSAGE_BYTES_MAX;
 
-pub use self::control::Control;
-use self::control::Lanes;
+pub use self::control::{Control, Lanes};
 use crate::{
     LANES,
     frame::{self, Kind},
@@ -63,8 +62,22 @@ pub struct CallFrame {
     status: u64,
 }
 
+impl CallFrame {
+    /// Any four words. For tests that play a hostile host.
+    pub fn of_words([input, input_bytes, output, output_capacity]: [u64; 4]) -> Self {
+        Self { input, input_bytes, output, output_capacity, output_bytes: 0, status: 0 }
+    }
+
+    /// What the image has said: 0 is nothing at all.
+    pub fn status(&self) -> u64 {
+        self.status
+    }
+}
+
 /// The image's word that the output holds a reply.
-const STATUS_REPLY: u64 = 1;
+pub const STATUS_REPLY: u64 = 1;
+/// Its word that the call's memory is not as it asks for, and that nothing was done.
+pub const STATUS_REFUSED: u64 = 2;
 
 impl Exchange {
     fn new() -> Self {

@@ -97,6 +97,20 @@ impl Simulator {
         Ok(Self { loaded, mode })
     }
 
+    /// Where ELRANGE begins.
+    pub fn base(&self) -> usize {
+        self.loaded.mapping.base()
+    }
+
+    /// Enters with any words, and lets the image leave through any thunk (0: by the usual way). For
+    /// tests that play a hostile host.
+    pub fn enter_with(&self, thread: usize, frame: &mut CallFrame, thunk: usize) {
+        enclu::own_signal_stack();
+        if let Some(thread) = self.loaded.threads.get(thread) {
+            enter_by_jump(self.loaded.mapping.base(), thread.tcs, frame, thunk);
+        }
+    }
+
     /// What the processor knows of this enclave.
     pub fn identity(&self) -> &Identity {
         &self.loaded.identity
@@ -131,7 +145,7 @@ impl Machine for Simulator {
                 if tcs.busy.swap(true, Ordering::AcqRel) {
                     return Err(Dead);
                 }
-                enter_by_jump(self.loaded.mapping.base(), tcs.tcs, &mut frame);
+                enter_by_jump(self.loaded.mapping.base(), tcs.tcs, &mut frame, 0);
                 tcs.busy.store(false, Ordering::Release);
             }
             Mode::Trap => enter_by_enclu(tcs.tcs, &mut frame),
@@ -156,8 +170,8 @@ impl Machine for Simulator {
 }
 
 /// As EENTER leaves the registers (RAX = CSSA, RBX = TCS, RCX = where to return to), with a thunk
-/// in R9 that is that very place.
-fn enter_by_jump(entry: usize, tcs: usize, frame: &mut CallFrame) {
+/// in R9: that very place, where no other is given.
+fn enter_by_jump(entry: usize, tcs: usize, frame: &mut CallFrame, thunk: usize) {
     // SAFETY: `entry` is the image's, which is mapped and executable; it keeps RSP, RBP, R12 to R15
     // (image/src/entry.s) and comes back to the label. RBX is LLVM's and saved here. It writes to
     // `frame` and to the exchange that it points to, both borrowed mutably for this call.
@@ -166,7 +180,8 @@ fn enter_by_jump(entry: usize, tcs: usize, frame: &mut CallFrame) {
             "push rbx",
             "mov rbx, r10",
             "lea rcx, [rip + 2f]",
-            "mov r9, rcx",
+            "test r9, r9",
+            "cmovz r9, rcx",
             "jmp r11",
             "2:",
             "pop rbx",
@@ -174,6 +189,7 @@ fn enter_by_jump(entry: usize, tcs: usize, frame: &mut CallFrame) {
             in("r10") tcs,
             in("r11") entry,
             in("rdi") std::ptr::from_mut(frame),
+            inout("r9") thunk => _,
             inout("rax") 0_usize => _,
             clobber_abi("sysv64"),
         );
