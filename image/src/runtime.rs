@@ -8,7 +8,6 @@
 
 use alloc::vec::Vec;
 use core::{
-    alloc::{GlobalAlloc, Layout},
     arch::{asm, global_asm, x86_64::_rdrand64_step},
     ptr,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
@@ -17,6 +16,7 @@ use core::{
 use talc::{TalcLock, source::Manual};
 use toani_enclave::{KEYREQUEST_BYTES, REPORT_BYTES, TARGETINFO_BYTES};
 use toani_protocol::limits::MESSAGE_BYTES_MAX;
+use zeroize::{WipingAllocator, Zeroize};
 
 const PAGE_BYTES: usize = 4096;
 const ELRANGE_BYTES: usize = 1 << 30;
@@ -122,7 +122,8 @@ fn serve(call: &Outside) -> u64 {
     }
     // Each word is read once; what the host changes afterwards is not seen.
     let word = |index: usize| usize::try_from(call.read_word(index.saturating_mul(8)));
-    let (Ok(input), Ok(input_bytes), Ok(output), Ok(capacity)) = (word(0), word(1), word(2), word(3))
+    let (Ok(input), Ok(input_bytes), Ok(output), Ok(capacity)) =
+        (word(0), word(1), word(2), word(3))
     else {
         return STATUS_REFUSED;
     };
@@ -256,28 +257,9 @@ fn relocate() {
 }
 
 /// Wipes every block that is freed.
-struct WipingHeap(TalcLock<spin::Mutex<()>, Manual>);
-
 #[global_allocator]
-static HEAP: WipingHeap = WipingHeap(TalcLock::new(Manual));
-
-// SAFETY: all is handed on as it is; a block is wiped before it is given back. `realloc` is the
-// trait's own, which takes a new block and frees the old one, so that it is wiped as well.
-unsafe impl GlobalAlloc for WipingHeap {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives up `layout.size()` bytes at `at`.
-        unsafe { at.write_bytes(0, layout.size()) };
-        // The compiler may not take the block to be dead already.
-        core::hint::black_box(at);
-        // SAFETY: the caller's promise.
-        unsafe { self.0.dealloc(at, layout) }
-    }
-}
+static HEAP: WipingAllocator<TalcLock<spin::Mutex<()>, Manual>> =
+    WipingAllocator(TalcLock::new(Manual));
 
 fn claim_heap() {
     let start = ptr::with_exposed_provenance_mut(address_of!("__image_end"));
@@ -354,7 +336,6 @@ unsafe extern "Rust" fn __getrandom_v03_custom(
 const ENCLU_EREPORT: usize = 0;
 const ENCLU_EGETKEY: usize = 1;
 
-
 #[repr(C, align(512))]
 struct Aligned<const N: usize>([u8; N]);
 
@@ -378,8 +359,7 @@ pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> O
         );
     }
     *key = out.0;
-    // SAFETY: wipes a local before it goes.
-    unsafe { ptr::write_volatile(&raw mut out.0, [0; 16]) };
+    out.0.zeroize();
     // RAX is 0, or an error code.
     (leaf == 0).then_some(())
 }

@@ -1,5 +1,6 @@
 //! Verifying a bundle against a trust file. Trust flows in one direction: from the trust file to
-//! index and checkpoint, from these to files and records, from records to policies and receipts.
+//! index and checkpoint, from these to files and records, from records to evidence, policies and
+//! receipts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,28 +15,30 @@ use toani_audit::{
 use toani_protocol::{
     Hash, Time, canonical,
     instance::{Manifest, VerifiedAdmission},
-    limits::{BUNDLE_BYTES_MAX, DOCUMENT_BYTES_MAX, RECORD_BYTES_MAX},
+    limits::{BUNDLE_BYTES_MAX, DOCUMENT_BYTES_MAX},
     policy::Policy,
-    record::{PolicyRef, Receipt, Record, RecordKind},
+    record::{PolicyRef, Record},
     sign::{Label, Signed},
     trust::TrustFile,
 };
 
 use crate::{
+    boots,
     disclosure::{self, Disclosed, Held},
     merkle::{self, PROOF_HASHES_MAX},
     problem::{BundleError, Problem},
+    receipts::verify_receipts,
     report::{self, Report},
 };
 
-type Files<'a> = BTreeMap<&'a str, &'a [u8]>;
+pub(crate) type Files<'a> = BTreeMap<&'a str, &'a [u8]>;
 
 /// What the records of a bundle are held against.
-struct Parts<'a> {
-    files: &'a Files<'a>,
-    index: &'a BundleIndex,
+pub(crate) struct Parts<'a> {
+    pub(crate) files: &'a Files<'a>,
+    pub(crate) index: &'a BundleIndex,
     checkpoint: &'a Checkpoint,
-    trust: &'a TrustFile,
+    pub(crate) trust: &'a TrustFile,
 }
 
 /// A bundle that was verified. Only [`verify`] makes one.
@@ -65,12 +68,13 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
     let checkpoint = verify_checkpoint(&files, trust)?;
     let parts = Parts { files: &files, index: &index, checkpoint: &checkpoint, trust };
     let records = Records::verify(&parts)?;
+    let boots = boots::verify(&parts, &records)?;
     verify_admissions(&parts, &records, &manifest)?;
     let policies = verify_policies(&parts, &records)?;
     let receipts = verify_receipts(&parts, &records)?;
     let disclosed = verify_disclosures(&parts, &records)?;
 
-    let (tee, tee_statement) = report::tee_of(trust);
+    let (tee, tee_statement) = report::tee_of(&boots);
     let (from, to) = records.period();
     let mut report = Report {
         instance: trust.instance,
@@ -90,12 +94,13 @@ pub fn verify(bundle: &[u8], trust: &TrustFile) -> Result<Verified, BundleError>
         policies,
         receipts,
         disclosed,
+        boots,
         tee,
         tee_statement,
         weakest: None,
         coverage: String::new(),
     };
-    for record in records.0.values() {
+    for record in records.values() {
         if record.about.tenant.is_some() {
             report.add(record);
         } else {
@@ -132,7 +137,7 @@ fn verify_files(files: &Files<'_>, index: &BundleIndex) -> Result<(), BundleErro
     }
     for (name, entry) in &index.files {
         // The index was checked: each of its names is one that a bundle may have.
-        let failed = |problem| BundleError { problem, file: Some(name.clone()) };
+        let failed = |problem| BundleError { file: Some(name.clone()), ..BundleError::of(problem) };
         let content = files.get(name.as_str()).ok_or_else(|| failed(Problem::Missing))?;
         if FileEntry::of(content) != *entry {
             return Err(failed(Problem::FileHash));
@@ -169,9 +174,17 @@ fn verify_checkpoint(files: &Files<'_>, trust: &TrustFile) -> Result<Checkpoint,
 }
 
 /// The bundle's records by index, each verified.
-struct Records(BTreeMap<u64, Record>);
+pub(crate) struct Records(BTreeMap<u64, Record>);
 
 impl Records {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Record> {
+        self.0.values()
+    }
+
+    pub(crate) fn get(&self, index: &u64) -> Option<&Record> {
+        self.0.get(index)
+    }
+
     fn verify(parts: &Parts<'_>) -> Result<Self, BundleError> {
         let index = parts.index;
         let mut records = BTreeMap::new();
@@ -212,7 +225,7 @@ impl Records {
     }
 }
 
-fn of_kinds<'a>(files: &Files<'a>) -> impl Iterator<Item = (FileKind, &'a [u8])> {
+pub(crate) fn of_kinds<'a>(files: &Files<'a>) -> impl Iterator<Item = (FileKind, &'a [u8])> {
     let files = files.iter();
     files.filter_map(|(name, bytes)| Some((FileKind::of(name)?, *bytes)))
 }
@@ -295,7 +308,7 @@ fn verify_admissions(
     manifest: &Manifest,
 ) -> Result<(), BundleError> {
     // Before the first list is activated, records name none.
-    let mut named: BTreeSet<Hash> = records.0.values().map(|record| record.admission).collect();
+    let mut named: BTreeSet<Hash> = records.values().map(|record| record.admission).collect();
     named.remove(&Hash::ZERO);
     for (kind, bytes) in of_kinds(parts.files) {
         let FileKind::Admission(hash) = kind else {
@@ -321,7 +334,7 @@ fn none_left(missing: Option<FileKind>) -> Result<(), BundleError> {
 /// was verified by the enclave when it was activated; here it only has to hold.
 fn verify_policies(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleError> {
     let mut named: BTreeMap<Hash, &PolicyRef> = BTreeMap::new();
-    for record in records.0.values() {
+    for record in records.values() {
         let Some(policy) = &record.about.policy else {
             continue;
         };
@@ -361,35 +374,6 @@ fn is_policy(bytes: &[u8], named: &PolicyRef, index: &BundleIndex) -> bool {
         && signed.verify(Label::Policy, &[signature.key], 1).is_ok()
 }
 
-fn verify_receipts(parts: &Parts<'_>, records: &Records) -> Result<u64, BundleError> {
-    let Parts { index, trust, .. } = parts;
-    let finished = records.0.values().filter(|record| record.kind == RecordKind::Finished);
-    let with_hash = finished.filter_map(|record| Some((record.about.execution_receipt?, record)));
-    let finished: BTreeMap<Hash, &Record> = with_hash.collect();
-    let mut count = 0u64;
-    for (kind, bytes) in of_kinds(parts.files) {
-        let FileKind::Receipt(execution) = &kind else {
-            continue;
-        };
-        let fail = |problem| BundleError::in_file(problem, &kind);
-        let signed: Signed<Receipt> =
-            canonical::decode(bytes, RECORD_BYTES_MAX).map_err(|_| fail(Problem::Receipt))?;
-        signed.verify(Label::Receipt, &[trust.log.key], 1).map_err(|_| fail(Problem::Receipt))?;
-        let record =
-            finished.get(&Receipt::hash_of(bytes)).ok_or_else(|| fail(Problem::ReceiptRecord))?;
-        let started = records.0.get(&signed.payload.started);
-        let told = signed.payload.execution_id == *execution
-            && signed.payload.instance == trust.instance
-            && agrees(&signed.payload, record)
-            && is_started(&signed.payload, started, index);
-        if !told {
-            return Err(fail(Problem::ReceiptRecord));
-        }
-        count = count.saturating_add(1);
-    }
-    Ok(count)
-}
-
 fn verify_disclosures(parts: &Parts<'_>, records: &Records) -> Result<Vec<Disclosed>, BundleError> {
     let policy = |hash: &Hash| {
         let bytes = parts.files.get(FileKind::Policy(*hash).name().as_str())?;
@@ -405,7 +389,7 @@ fn verify_disclosures(parts: &Parts<'_>, records: &Records) -> Result<Vec<Disclo
         let held = Held {
             trust: parts.trust,
             tenant: &parts.index.tenant,
-            records: records.0.values().filter(of_action).collect(),
+            records: records.values().filter(of_action).collect(),
             policy: &policy,
         };
         let opened = disclosure::read(bytes, &kind)
@@ -413,44 +397,4 @@ fn verify_disclosures(parts: &Parts<'_>, records: &Records) -> Result<Vec<Disclo
         disclosed.push(opened.map_err(|problem| BundleError::in_file(problem, &kind))?);
     }
     Ok(disclosed)
-}
-
-/// The record `started` that a receipt names is that of its execution. It may lie before the
-/// first record of the bundle.
-fn is_started(receipt: &Receipt, started: Option<&Record>, index: &BundleIndex) -> bool {
-    match started {
-        Some(record) => {
-            record.kind == RecordKind::Started
-                && record.about.execution_id.as_ref() == Some(&receipt.execution_id)
-        }
-        None => index.from_sequence > 0,
-    }
-}
-
-/// Whether a receipt and the record `finished` tell the same. What every such record states must
-/// be there; of the rest, what is there must be the same.
-fn agrees(receipt: &Receipt, record: &Record) -> bool {
-    fn same<T: PartialEq>(stated: &Option<T>, value: &T) -> bool {
-        stated.as_ref().is_none_or(|stated| stated == value)
-    }
-    let about = &record.about;
-    about.tenant.as_ref() == Some(&receipt.tenant)
-        && about.execution_id.as_ref() == Some(&receipt.execution_id)
-        && about.outcome == Some(receipt.outcome)
-        && about.assurance == Some(receipt.assurance)
-        && record.boot == receipt.boot
-        && record.tee_mrenclave == receipt.tee_mrenclave
-        && record.admission == receipt.admission
-        && same(&about.action_id, &receipt.action_id)
-        && same(&about.agent, &receipt.agent)
-        && same(&about.service, &receipt.service)
-        && same(&about.action, &receipt.action)
-        && same(&about.params, &receipt.params_hash)
-        && same(&about.plan, &receipt.plan_hash)
-        && same(&about.policy, &receipt.policy)
-        && same(&about.tier, &receipt.tier)
-        && same(&about.jti, &receipt.jti_hash)
-        && same(&about.sandbox, &receipt.sandbox)
-        && (about.credential.is_none() || about.credential == receipt.credential)
-        && (about.hitl_proof.is_none() || about.hitl_proof == receipt.hitl_proof)
 }

@@ -8,15 +8,19 @@
     deny(clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+mod attested;
+mod boots;
 mod bundle;
 mod disclosure;
 pub mod merkle;
 mod print;
 mod problem;
+mod receipts;
 mod report;
 
+pub use attested::{Attested, AttestedBoot, Told, Unproven, verify_guest};
 pub use bundle::{Verified, verify};
 pub use disclosure::{Answered, Disclosed};
-pub use print::{refused_text, to_json, verified_text};
+pub use print::{refused_text, tcb_in_words, to_json, verified_text};
 pub use problem::{BundleError, Problem};
 pub use report::Report;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{problem::BundleError, report::Report};
+use crate::{attested::Attested, problem::BundleError, report::Report};
 use serde_json::{Value, json};
 use toani_protocol::approval::Verdict;
 
@@ -65,16 +65,30 @@ pub fn verified_text(report: &Report) -> String {
             );
         }
     }
-    if let Some(weakest) = report.weakest
-        && let Ok(Value::Object(levels)) = serde_json::to_value(weakest)
-    {
+    for boot in &report.boots {
+        line("boot", &format!("{}, attested at {}", boot.boot, boot.at));
+        line("", &format!("measurement {}", boot.mrenclave));
+        line("", &format!("tee {} by root {}", boot.tee.as_str(), boot.root));
+        line("", &tcb_in_words(boot));
+    }
+    if let Some(weakest) = report.weakest {
         line("weakest", "level of each aspect over all executions and decisions");
-        for (aspect, level) in levels {
-            line("", &format!("{aspect:<10} {}", level.as_str().unwrap_or_default()));
+        for (aspect, level, means) in weakest.in_words() {
+            line("", &format!("{aspect:<10} {level}: {means}"));
         }
     }
     let _ = write!(out, "\n{}\n{}\n", report.coverage, report.tee_statement);
     out
+}
+
+/// What the vendor says of a platform's TCB.
+pub fn tcb_in_words(boot: &Attested) -> String {
+    let status = json!(boot.tcb_status);
+    let advisories = match boot.advisory_ids.as_slice() {
+        [] => "no advisories".to_owned(),
+        some => escape(&some.join(", ")),
+    };
+    format!("TCB {}, {advisories}", status.as_str().unwrap_or_default())
 }
 
 /// Text of others, with nothing in it that a terminal would obey or that would be read as another
@@ -91,7 +105,8 @@ pub fn refused_text(error: &BundleError) -> String {
     format!("REFUSED: {error}\n\nDo not rely on anything in this bundle. Code: {}\n", error.code())
 }
 
-/// The verdict for programs: `ok`, and `report`, or `code`, `error` and `file`.
+/// The verdict for programs: `ok`, and `report`, or `code`, `error`, `file` and `cause`, which is
+/// what does not hold of evidence.
 pub fn to_json(verdict: &Result<&Report, &BundleError>) -> Value {
     match verdict {
         Ok(report) => json!({ "ok": true, "report": report }),
@@ -100,6 +115,10 @@ pub fn to_json(verdict: &Result<&Report, &BundleError>) -> Value {
             "code": error.code(),
             "error": error.problem.sentence(),
             "file": error.file,
+            "cause": error.cause.map(|cause| json!({
+                "code": cause.code(),
+                "error": cause.to_string(),
+            })),
         }),
     }
 }

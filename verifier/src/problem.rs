@@ -2,6 +2,8 @@
 
 use toani_audit::bundle::FileKind;
 
+use crate::attested::Unproven;
+
 macro_rules! problems {
     ($($name:ident = $code:literal, $sentence:literal;)*) => {
         /// What is wrong with a bundle. Codes are stable.
@@ -41,6 +43,10 @@ problems! {
     RecordSignature = "record_signature", "a record is not signed by the log's key of the trust file";
     RecordOrigin = "record_origin", "a record is of another log";
     RecordMeasurement = "record_measurement", "a record was signed by a measurement that the trust file does not name";
+    BootRecord = "boot_record", "a boot that a record is of, or that signed the index, has no record of its own in the bundle";
+    Evidence = "evidence", "the evidence of a boot does not prove that its keys are those of an enclave that the trust file names";
+    RecordEvidence = "record_evidence", "a record names other evidence or another measurement than its boot has proven";
+    RecordAssurance = "record_assurance", "a record claims more than the evidence of its boot proves";
     RecordTenant = "record_tenant", "a record is of another tenant";
     RecordOrder = "record_order", "a record's time or previous hash contradicts the record before it";
     RecordGap = "record_gap", "the tenant's records are not without gap from the first to the last";
@@ -59,6 +65,8 @@ pub struct BundleError {
     pub problem: Problem,
     /// One of the names that a bundle may have.
     pub file: Option<String>,
+    /// What does not hold of evidence.
+    pub cause: Option<Unproven>,
 }
 
 impl BundleError {
@@ -68,19 +76,22 @@ impl BundleError {
     }
 
     pub(crate) fn of(problem: Problem) -> Self {
-        Self { problem, file: None }
+        Self { problem, file: None, cause: None }
     }
 
     pub(crate) fn in_file(problem: Problem, file: &FileKind) -> Self {
-        Self { problem, file: Some(file.name()) }
+        Self { file: Some(file.name()), ..Self::of(problem) }
     }
 }
 
 impl std::fmt::Display for BundleError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.problem.sentence())?;
-        match &self.file {
-            Some(file) => write!(f, " ({file})"),
+        if let Some(file) = &self.file {
+            write!(f, " ({file})")?;
+        }
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
     }

@@ -7,10 +7,9 @@ use toani_protocol::{
     Hash, TenantId, Time,
     assurance::{Assurance, Tee},
     record::Record,
-    trust::TrustFile,
 };
 
-use crate::disclosure::Disclosed;
+use crate::{attested::AttestedBoot, disclosure::Disclosed};
 
 /// What was verified. Every field follows from records whose proofs hold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,7 +37,9 @@ pub struct Report {
     pub receipts: u64,
     /// Actions whose params, and whose approvers, the bundle shows.
     pub disclosed: Vec<Disclosed>,
-    /// What the trust file's roots prove of the enclave; never what the records claim.
+    /// What the boots of the records, and that which signed the index, have proven of themselves.
+    pub boots: Vec<AttestedBoot>,
+    /// The least that a boot's evidence proves, by its root; never what the records claim.
     pub tee: Tee,
     pub tee_statement: String,
     /// The weakest level of each aspect over all records that state one, `tee` as above.
@@ -93,14 +94,14 @@ impl Report {
     }
 }
 
-/// What the roots prove. A bundle of this version holds no quotes.
-pub(crate) fn tee_of(trust: &TrustFile) -> (Tee, String) {
-    let statement = if trust.sgx_roots.is_empty() {
-        "tee: none. The trust file names no attestation roots: that an enclave signed, and which \
-         one, is the operator's word."
-    } else {
-        "tee: none. The trust file names attestation roots, but this bundle holds no evidence \
-         that this version verifies: that an enclave signed is the operator's word."
-    };
-    (Tee::None, statement.into())
+/// The least that the boots have proven, in words too.
+pub(crate) fn tee_of(boots: &[AttestedBoot]) -> (Tee, String) {
+    let tee = boots.iter().map(|boot| boot.tee).min().unwrap_or(Tee::None);
+    let statement = format!(
+        "tee: {}: {}. Each boot showed evidence, under a root of the trust file, for a measurement \
+         that the trust file names and for the keys that signed.",
+        tee.as_str(),
+        tee.means(),
+    );
+    (tee, statement)
 }

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use ed25519_dalek::SigningKey;
+use toani_attestation::Evidence;
 use toani_audit::{
     bundle::{BundleFormat, BundleIndex, FileEntry, FileKind, INDEX_NAME, tar},
     chain::Links,
@@ -11,61 +12,92 @@ use toani_audit::{
 };
 use toani_protocol::{
     BootId, Hash, TenantId, Time, canonical,
+    evidence::{BootKeys, Role, report_data},
     instance::{Manifest, ManifestFormat, SgxPolicy},
     record::{About, Record, RecordKind},
     sign::{Bytes, Label, PublicKey, Signature, Signed, sign},
     trust::{IntakeKey, LogTrust, TrustFile, TrustFormat},
 };
+use toani_simulator::{Authority, Platform};
 
 const ORIGIN: &str = "log.example/1";
 
-/// A bundle of one record, and the trust file for it.
+const NOW: Time = Time::from_ms(1_773_224_100_000);
+const INTAKE: [u8; 32] = [5; 32];
+
+/// What a simulated enclave shows for a boot, and the root of its vendor.
+fn shown(instance: &Hash, boot: &BootId, key: &SigningKey) -> (Vec<u8>, Hash) {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(folder.path()).unwrap();
+    let keys = BootKeys { chain: PublicKey::of(key), intake: INTAKE };
+    let mut body = [0; 384];
+    body[48] = 0b101; // INIT, MODE64BIT
+    body[56] = 3;
+    body[64..96].copy_from_slice(Hash::of(b"enclave").as_bytes());
+    let vouched = report_data(Role::Enclave, instance, boot.as_str(), &keys.hash());
+    body[320..].copy_from_slice(&vouched);
+    let evidence = authority.sgx_evidence(&Platform::number(1), &body, NOW).unwrap();
+    (Evidence::Sgx(evidence).encode().unwrap(), authority.sgx_root())
+}
+
+/// A bundle of one record, with that of its boot, and the trust file for it.
 fn make() -> (Vec<u8>, TrustFile) {
     let key = SigningKey::from_bytes(&[1; 32]);
     let tenant = TenantId::of_first_key(&PublicKey::of(&key));
     let boot = BootId::new("boot_1").unwrap();
     let manifest = canonical::encode(&Manifest {
         format: ManifestFormat::V1,
-        sgx_roots: Vec::new(),
+        sgx_roots: vec![Hash::of(b"a root")],
         sgx_policy: SgxPolicy::up_to_date(),
-        snp_roots: Vec::new(),
+        snp_roots: vec![Hash::of(b"another root")],
         operators: vec![PublicKey::of(&key)],
         quorum: 1,
         log_origin: ORIGIN.into(),
         nonce: Hash::ZERO,
     })
     .unwrap();
-    let mut record = Record {
-        index: 0,
-        origin: ORIGIN.into(),
-        previous: Hash::ZERO,
-        time: Time::from_ms(1_000),
-        boot: boot.clone(),
-        kind: RecordKind::Refused,
-        tee_mrenclave: Hash::of(b"enclave"),
-        evidence: Hash::of(b""),
-        admission: Hash::ZERO,
-        about: About {
-            tenant: Some(tenant.clone()),
-            tenant_sequence: Some(0),
-            tenant_previous: Some(Hash::ZERO),
-            ..About::default()
-        },
-        chain_signature: Signature([0; 64]),
-    };
-    let unsigned = record.unsigned_bytes().unwrap();
-    record.chain_signature = sign(&key, Label::Record, &unsigned);
-    let leaf = canonical::encode(&record).unwrap();
-    let mut links = Links::new();
-    links.advance(&record, Record::hash_of(&leaf)).unwrap();
-    let note = checkpoint::sign(ORIGIN, 1, &links.frontier().root(), &key);
     let instance = Manifest::id_of(&manifest);
+    let (evidence, root) = shown(&instance, &boot, &key);
+    let mut links = Links::new();
+    let mut append = |kind, about| {
+        let mut record = Record {
+            index: links.size(),
+            origin: ORIGIN.into(),
+            previous: links.head(),
+            time: NOW,
+            boot: boot.clone(),
+            kind,
+            tee_mrenclave: Hash::of(b"enclave"),
+            evidence: Hash::of(&evidence),
+            admission: Hash::ZERO,
+            about,
+            chain_signature: Signature([0; 64]),
+        };
+        let unsigned = record.unsigned_bytes().unwrap();
+        record.chain_signature = sign(&key, Label::Record, &unsigned);
+        let leaf = canonical::encode(&record).unwrap();
+        links.advance(&record, Record::hash_of(&leaf)).unwrap();
+        leaf
+    };
+    let boots = append(RecordKind::Boot, About::default());
+    let of_tenant = About {
+        tenant: Some(tenant.clone()),
+        tenant_sequence: Some(0),
+        tenant_previous: Some(Hash::ZERO),
+        ..About::default()
+    };
+    let refused = append(RecordKind::Refused, of_tenant);
+    let note = checkpoint::sign(ORIGIN, 2, &links.frontier().root(), &key);
+    let proof = |other: &[u8]| canonical::encode(&vec![Record::hash_of(other)]).unwrap();
     let mut files = BTreeMap::from([
         (FileKind::Readme.name(), b"how to verify".to_vec()),
         (FileKind::Manifest.name(), manifest),
         (FileKind::Checkpoint.name(), note.clone().into_bytes()),
-        (FileKind::Record(0).name(), leaf),
-        (FileKind::Proof(0).name(), b"[]".to_vec()),
+        (FileKind::Evidence(Hash::of(&evidence)).name(), evidence.clone()),
+        (FileKind::Proof(0).name(), proof(&refused)),
+        (FileKind::Proof(1).name(), proof(&boots)),
+        (FileKind::Record(0).name(), boots),
+        (FileKind::Record(1).name(), refused),
     ]);
     let entries = files.iter().map(|(name, bytes)| (name.clone(), FileEntry::of(bytes)));
     let index = BundleIndex {
@@ -76,7 +108,7 @@ fn make() -> (Vec<u8>, TrustFile) {
         tenant_last_sequence: 0,
         from_sequence: 0,
         checkpoint: Hash::of(note.as_bytes()),
-        made_at: Time::from_ms(2_000),
+        made_at: NOW,
         files: entries.collect(),
     };
     let signed = Signed::by(&key, Label::BundleIndex, index).unwrap();
@@ -88,8 +120,8 @@ fn make() -> (Vec<u8>, TrustFile) {
         tenant: Some(tenant),
         mrenclaves: vec![Hash::of(b"enclave")],
         log: LogTrust { origin: ORIGIN.into(), key: PublicKey::of(&key) },
-        intake_key: IntakeKey(Bytes(vec![0; 32])),
-        sgx_roots: Vec::new(),
+        intake_key: IntakeKey(Bytes(INTAKE.to_vec())),
+        sgx_roots: vec![root],
         sgx_policy: SgxPolicy::up_to_date(),
         snp_roots: Vec::new(),
         witnesses: Vec::new(),
@@ -119,13 +151,17 @@ fn the_binary_says_verified_or_refused_by_its_exit_code() {
     let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("VERIFIED"), "{text}");
-    assert!(text.contains("1 refused") && text.contains("tee: none"), "{text}");
+    assert!(
+        text.contains("1 refused") && text.contains("tee: simulator: a simulated TEE"),
+        "{text}"
+    );
 
     let (code, text) = run(folder.path(), &["b.tar", "--trust", "t.json", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &json["ok"]), (0, &true.into()));
     assert_eq!(json["report"]["records"], 1);
-    assert_eq!(json["report"]["tee"], "none");
+    assert_eq!(json["report"]["tee"], "simulator");
+    assert_eq!(json["report"]["boots"][0]["tcb_status"], "UpToDate");
 
     let mut changed = bundle.clone();
     changed[bundle.len() / 2] ^= 1;

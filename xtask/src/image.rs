@@ -1,6 +1,7 @@
 //! `./x image`: the enclave's image, what is measured of it, and who signs it.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -12,7 +13,7 @@ use crate::{
     gates,
     repo::root,
     run::{cargo_command, release_folder, step},
-    signing,
+    signing, wipe,
 };
 
 /// The measurement of this source, in the repository: every change of it is seen in review.
@@ -101,6 +102,7 @@ fn compare(built: &Built, committed: &str) -> Compared {
 pub(crate) fn build(root: &Path, key: Option<&Path>) -> Result<Built> {
     let linked = link(root)?;
     gates::pass(&linked)?;
+    wipe::is_there(&linked)?;
     let bytes = std::fs::read(&linked)?;
     let image = Image::read(&bytes)?;
     let mrenclave = image.mrenclave();
@@ -177,7 +179,6 @@ fn link_to(root: &Path, target: &Path) -> Result<PathBuf> {
         .arg(target)
         .args(["--config", &format!("build.rustflags=[{}]", flags.join(","))])
         .env("RUSTC_WRAPPER", root.join("image").join("rustc.sh"))
-        .env("TOANI_ROOT", root)
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .current_dir(root.join("image"))
@@ -197,11 +198,19 @@ fn cargo_home() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cargo"))
 }
 
-/// `1.95.0 (59807616e 2026-04-14)`: the compiler takes part in the measurement.
+/// `rustc 1.95.0 (59807616e 2026-04-14), cc (Debian 12.2.0-14) 12.2.0`: the compilers take part in
+/// the measurement.
 fn toolchain() -> Result<String> {
-    let output = Command::new("rustc").arg("--version").output().context("cannot run rustc")?;
-    let text = String::from_utf8(output.stdout).context("rustc's version is not UTF-8")?;
-    Ok(text.trim().to_owned())
+    let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    Ok(format!("{}, {}", version("rustc".as_ref())?, version(&cc)?))
+}
+
+/// The first line of what a compiler says of itself.
+fn version(compiler: &OsStr) -> Result<String> {
+    let cannot = || format!("cannot run {}", compiler.display());
+    let output = Command::new(compiler).arg("--version").output().with_context(cannot)?;
+    let text = String::from_utf8(output.stdout).context("a compiler's version is not UTF-8")?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,6 +8,7 @@ mod repo;
 mod run;
 mod signing;
 mod tools;
+mod wipe;
 
 use std::process::ExitCode;
 

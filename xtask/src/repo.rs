@@ -20,7 +20,7 @@ pub(crate) enum Kind {
 }
 
 /// The image's workspace.
-const IMAGE: &str = "image";
+pub(crate) const IMAGE: &str = "image";
 
 /// One package of the dependency graph.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! Building and running: setup, demo, test, bench, fuzz.
+//! Building and running: setup, demo, test, bench, fuzz. The image has a file of its own.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{image, repo::root, tools};
+use crate::{
+    image,
+    repo::{IMAGE, root},
+    tools, wipe,
+};
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
 const BINARY_PACKAGES: &[&str] = &[
@@ -18,6 +22,9 @@ const BINARY_PACKAGES: &[&str] = &[
     "toani-verify",
     "toani-tests",
 ];
+
+/// Of these, the ones that hold credentials.
+const WIPING_PROGRAMS: &[&str] = &["toani", "toani-sandbox", "toani-connector"];
 
 const BENCH_PACKAGE: &str = "toani-bench";
 
@@ -31,6 +38,7 @@ const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
 pub(crate) fn setup() -> Result<ExitCode> {
     step("fetching the locked dependencies");
     cargo(&["fetch", "--locked"])?;
+    cargo_in(IMAGE, &["fetch", "--locked"])?;
     tools::setup()?;
     for advice in machine_advice() {
         println!("note: {advice}");
@@ -53,6 +61,9 @@ pub(crate) fn demo(arguments: &[String]) -> Result<ExitCode> {
 pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     tools::setup()?;
     build_binaries()?;
+    for program in WIPING_PROGRAMS {
+        wipe::is_there(&release_folder().join(program))?;
+    }
     step("running all tests");
     let mut all = vec!["test", "--workspace"];
     all.extend(arguments.iter().map(String::as_str));
@@ -165,6 +176,19 @@ pub(crate) fn cargo_command() -> Command {
 /// Runs cargo and fails as it does.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     cargo_with(arguments, &[])
+}
+
+/// Runs cargo in another workspace of the repository.
+pub(crate) fn cargo_in(folder: &str, arguments: &[&str]) -> Result<()> {
+    let status = cargo_command()
+        .args(arguments)
+        .current_dir(root().join(folder))
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed in {folder}/", arguments.join(" "));
+    }
+    Ok(())
 }
 
 pub(crate) fn cargo_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {

@@ -258,7 +258,7 @@ impl Scan {
             };
             self.durable = self.durable.max(header.durable);
             self.head = placed.hash;
-            self.index.push(self.end, placed.hash, placed.tenant);
+            self.index.push(self.end, placed);
             self.end += frame::bytes_of(header.length);
         }
         Ok(())

@@ -6,19 +6,23 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use memchr::memmem::Finder;
 use toani_audit::tree::node_hash;
-use toani_protocol::{Hash, TenantId, record::Record};
+use toani_protocol::{
+    Hash, TenantId,
+    record::{Record, RecordKind},
+};
 
 use crate::proofs::Nodes;
 
 static INDEX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"index\":"));
 static PREVIOUS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"previous\":\""));
+static KIND: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"kind\":\""));
 static TENANT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"tenant\":\""));
 
 /// The text of a field in canonical JSON: what is between its name and the next `end`.
 ///
-/// The writer needs three fields of a leaf, and parsing all of it costs as much as hashing it. In
+/// The writer needs four fields of a leaf, and parsing all of it costs as much as hashing it. In
 /// canonical JSON a quote inside a string is escaped, so that `"name":` can only be a field; and
-/// of all objects in a record only the record itself has these three. Whether the leaf is a
+/// of all objects in a record only the record itself has these four. Whether the leaf is a
 /// canonical record at all, and says the same to a parser, the signature thread verifies.
 fn field<'a>(leaf: &'a [u8], name: &Finder<'_>, end: &[u8]) -> Option<&'a str> {
     let begin = name.find(leaf)?.checked_add(name.needle().len())?;
@@ -35,6 +39,8 @@ pub(crate) struct Placed {
     pub(crate) previous: Hash,
     pub(crate) hash: Hash,
     pub(crate) tenant: Option<TenantId>,
+    /// Whether it begins a boot.
+    pub(crate) boots: bool,
 }
 
 impl Placed {
@@ -49,6 +55,7 @@ impl Placed {
                 Some(tenant) => Some(TenantId::new(tenant).ok()?),
                 None => None,
             },
+            boots: field(&leaf, &KIND, b"\"")? == RecordKind::Boot.as_str(),
             leaf,
         })
     }
@@ -65,18 +72,23 @@ pub(crate) struct Index {
     /// Offset of each entry's frame.
     offsets: Vec<u64>,
     tenants: HashMap<TenantId, Vec<u64>>,
+    /// The records that begin a boot.
+    boots: Vec<u64>,
     /// `levels[l][i]`: root of the perfect subtree of 2^l leaves that begins at `i * 2^l`.
     levels: Vec<Vec<Hash>>,
 }
 
 impl Index {
-    pub(crate) fn push(&mut self, offset: u64, hash: Hash, tenant: Option<TenantId>) {
+    pub(crate) fn push(&mut self, offset: u64, placed: Placed) {
         let index = self.size();
         self.offsets.push(offset);
-        if let Some(tenant) = tenant {
+        if let Some(tenant) = placed.tenant {
             self.tenants.entry(tenant).or_default().push(index);
         }
-        let mut hash = hash;
+        if placed.boots {
+            self.boots.push(index);
+        }
+        let mut hash = placed.hash;
         for level in 0.. {
             if self.levels.len() == level {
                 self.levels.push(Vec::new());
@@ -109,6 +121,12 @@ impl Index {
         indices.iter().take(max).copied().collect()
     }
 
+    /// The record that begins the boot of the record at `index`; a birth comes before its own.
+    pub(crate) fn boot_of(&self, index: u64) -> Option<u64> {
+        let after = self.boots.partition_point(|boot| *boot <= index);
+        self.boots.get(after.saturating_sub(1)).copied()
+    }
+
     pub(crate) fn tenant_size(&self, tenant: &TenantId) -> u64 {
         let indices = self.tenants.get(tenant).map_or(0, Vec::len);
         u64::try_from(indices).unwrap_or(u64::MAX)
@@ -132,14 +150,30 @@ mod tests {
     fn a_leaf_is_placed_by_its_own_fields() {
         let zero = Hash::ZERO;
         let leaf = format!(
-            r#"{{"index":7,"origin":"\\"index\\":9","previous":"{zero}","tenant":"t1","tenant_previous":"x"}}"#
+            r#"{{"index":7,"kind":"boot","origin":"\\"index\\":9","previous":"{zero}","tenant":"t1","tenant_previous":"x"}}"#
         );
         let placed = Placed::read(leaf.into_bytes()).unwrap();
-        assert_eq!((placed.index, placed.previous), (7, zero));
+        assert_eq!((placed.index, placed.previous, placed.boots), (7, zero, true));
         assert_eq!(placed.tenant, TenantId::new("t1").ok());
         for wrong in ["{}", "", r#"{"index":7}"#, r#"{"index":-7,"previous":"x"}"#] {
             assert!(Placed::read(wrong.into()).is_none());
         }
+    }
+
+    fn placed(hash: Hash, boots: bool) -> Placed {
+        Placed { leaf: Vec::new(), index: 0, previous: Hash::ZERO, hash, tenant: None, boots }
+    }
+
+    #[test]
+    fn a_boots_record_is_the_last_one_before_its_records() {
+        let mut index = Index::default();
+        assert_eq!(index.boot_of(0), None);
+        // Birth, boot, two records, boot.
+        for boots in [false, true, false, false, true] {
+            index.push(0, placed(Hash::ZERO, boots));
+        }
+        let of: Vec<_> = (0..5).map(|at| index.boot_of(at)).collect();
+        assert_eq!(of, [Some(1), Some(1), Some(1), Some(1), Some(4)]);
     }
 
     #[test]
@@ -147,7 +181,7 @@ mod tests {
         let (mut index, mut frontier) = (Index::default(), Frontier::new());
         for i in 0..300u64 {
             let hash = Hash::of(&i.to_be_bytes());
-            index.push(i, hash, None);
+            index.push(i, placed(hash, false));
             frontier.push(hash);
             assert_eq!(root_at(&index, i + 1), Ok(frontier.root()));
         }

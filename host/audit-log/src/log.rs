@@ -268,6 +268,11 @@ impl AuditLog {
         self.0.shared.index().tenant_size(tenant)
     }
 
+    /// Index of the record that begins the boot of the record at `index`.
+    pub fn boot_of(&self, index: u64) -> Option<u64> {
+        self.0.shared.index().boot_of(index)
+    }
+
     /// Proof that the record at `index` is in the tree over the first `size` records.
     pub fn inclusion_proof(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
         let nodes = self.0.shared.index();

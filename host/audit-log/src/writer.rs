@@ -155,9 +155,10 @@ impl<S: Storage> Writer<S> {
                 break;
             }
             self.head = placed.hash;
-            places.push((self.end, placed.hash, placed.tenant));
             frame::write(&mut self.buffer, placed.index, durable, &placed.leaf);
-            self.end += frame::bytes_of(placed.leaf.len());
+            let (offset, length) = (self.end, placed.leaf.len());
+            places.push((offset, placed));
+            self.end += frame::bytes_of(length);
         }
         if !places.is_empty() {
             self.storage.append(&self.buffer).map_err(|error| Failure::Write(error.to_string()))?;
@@ -167,14 +168,14 @@ impl<S: Storage> Writer<S> {
         refused.map_or(Ok(()), Err)
     }
 
-    fn publish(&mut self, places: Vec<(u64, Hash, Option<toani_protocol::TenantId>)>) {
+    fn publish(&mut self, places: Vec<(u64, Placed)>) {
         let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
         let added = u64::try_from(places.len()).unwrap_or(u64::MAX);
         let size = index.size().saturating_add(added);
         // Whoever waits may go on at once; who reads now waits for this lock, and then sees it all.
         self.durable.send_replace(size);
-        for (offset, hash, tenant) in places {
-            index.push(offset, hash, tenant);
+        for (offset, placed) in places {
+            index.push(offset, placed);
         }
         drop(index);
         // Who has just looked and is about to wait holds this lock.

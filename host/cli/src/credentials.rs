@@ -20,6 +20,7 @@ use toani_protocol::{
 use zeroize::Zeroizing;
 
 use crate::{
+    attestation,
     client::Client,
     failure::Failure,
     home::Home,
@@ -117,6 +118,7 @@ async fn put(
         injection: injection(&add.injection)?,
         rotate: false,
     };
+    attestation::require(&trust, client).await?;
     let value = read_value()?;
     let sealed = seal(header, &value, &trust, &owner)?;
     let result = json!({"id": sealed.header.id, "version": version});
@@ -148,7 +150,8 @@ fn read_value() -> anyhow::Result<Zeroizing<String>> {
     Ok(value)
 }
 
-/// HPKE to the intake key that the trust file names; the owner signs header and ciphertext.
+/// HPKE to the intake key that the trust file names, and that the running plane's evidence has
+/// vouched for; the owner signs header and ciphertext.
 fn seal(
     header: CredentialHeader,
     value: &str,

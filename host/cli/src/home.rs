@@ -85,10 +85,14 @@ impl Home {
                 path.display()
             );
         }
-        let bytes = read(&path)?;
-        canonical::decode(&bytes, DOCUMENT_BYTES_MAX)
-            .with_context(|| format!("{} is no trust file", path.display()))
+        read_trust(&path)
     }
+}
+
+pub(crate) fn read_trust(path: &Path) -> anyhow::Result<TrustFile> {
+    let bytes = read(path)?;
+    canonical::decode(&bytes, DOCUMENT_BYTES_MAX)
+        .with_context(|| format!("{} is no trust file", path.display()))
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -3,6 +3,7 @@
 mod admission;
 mod agents;
 mod approvals;
+mod attestation;
 mod audit;
 mod ca;
 mod certs;
@@ -73,6 +74,12 @@ enum Command {
     Cert(certs::Cert),
     /// What runs, and what is proven about it. Example: toani status
     Status,
+    /// The running instance. Example: toani instance show
+    #[command(subcommand)]
+    Instance(attestation::Instance),
+    /// Evidence of what runs. Example: toani attestation verify instance.json
+    #[command(subcommand)]
+    Attestation(attestation::Attestation),
     /// Admit a sandbox. Example: toani admission admit --sandbox
     #[command(subcommand)]
     Admission(admission::Admission),
@@ -138,6 +145,8 @@ async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Serve(command) => serve::run(command, &home, output).await,
         Command::Cert(command) => certs::run(command, &home, output),
         Command::Status => status::run(&client, output).await,
+        Command::Instance(command) => attestation::instance(command, &home, &client, output).await,
+        Command::Attestation(command) => attestation::run(command, &home, output),
         Command::Admission(command) => admission::run(command, &home, &client, output).await,
         Command::Credential(command) => credentials::run(command, &home, &client, output).await,
         Command::Policy(command) => policies::run(command, &home, &client, output).await,

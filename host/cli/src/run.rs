@@ -306,5 +306,11 @@ pub(crate) fn verify_receipt(result: &Value, trust: &TrustFile) -> anyhow::Resul
     if !vouched {
         bail!("the receipt is not signed by the enclave of your trust file; do not rely on it");
     }
-    Ok(format!("receipt verified; assurance: {}", json!(receipt.assurance)))
+    let mut lines = vec![
+        "receipt verified: signed by the key of your trust file; toani instance show says whose that is"
+            .to_owned(),
+    ];
+    let aspects = receipt.assurance.in_words().into_iter();
+    lines.extend(aspects.map(|(aspect, level, means)| format!("  {aspect:<10} {level}: {means}")));
+    Ok(lines.join("\n"))
 }

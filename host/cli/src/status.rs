@@ -18,8 +18,8 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
             format!("plane      {head}"),
             format!("instance   {}", at("/instance/instance")),
             format!("boot       {}", at("/instance/boot")),
-            format!("tee        {} ({})", at("/instance/tee"), at("/tee_means")),
-            format!("sandbox    {}", at("/instance/sandbox")),
+            format!("tee        {}: {}", at("/instance/tee"), at("/tee_means")),
+            format!("sandbox    {}: {}", at("/instance/sandbox"), at("/sandbox_means")),
             format!("admission  version {}", at("/instance/admission_version")),
             format!("log        {} records durable", at("/log/durable")),
             format!(
@@ -28,6 +28,9 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
                 at("/instance/open_executions")
             ),
         ];
+        lines.push(
+            output.dim("That is what the plane says. What is proven of it: toani instance show"),
+        );
         if status.pointer("/log/failure").is_some_and(|failure| !failure.is_null()) {
             lines.push(output.bad(&format!("log failed: {}", at("/log/failure"))));
         }

@@ -35,16 +35,9 @@ fn default_machine() -> PathBuf {
     state.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("toani/simulator")
 }
 
-/// What the level means, for people.
-pub(crate) fn in_words(tee: Tee) -> &'static str {
-    match tee {
-        Tee::None => "tee: none. Nothing is proven about what runs.",
-        Tee::Simulator => {
-            "tee: simulator. The measurement is real, its protection is not: whoever is root on \
-             this machine, or its user, reads every key."
-        }
-        Tee::Sgx => "tee: sgx. Not yet run on SGX hardware by those who wrote it.",
-    }
+/// The level and what it means, for people.
+pub(crate) fn in_words(tee: Tee) -> String {
+    format!("tee: {}: {}", tee.as_str(), tee.means())
 }
 
 /// Without SGX there is nothing to be born in, and nothing else is tried.

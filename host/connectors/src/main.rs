@@ -8,8 +8,8 @@ use toani_connectors::{direct_api, frame, inherited};
 /// Every block of memory is wiped when it is freed, also those of the libraries that hold the
 /// credential and the raw response on their way.
 #[global_allocator]
-static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
-    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+static ALLOCATOR: zeroize::WipingAllocator<std::alloc::System> =
+    zeroize::WipingAllocator(std::alloc::System);
 
 fn main() -> ExitCode {
     // A panic's message could hold what it tripped over.

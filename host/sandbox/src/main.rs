@@ -3,9 +3,12 @@
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit,
+use rustix::{
+    mm::{MlockAllFlags, mlockall},
+    process::{
+        DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
+        set_parent_process_death_signal, setrlimit,
+    },
 };
 use toani_sandbox::{
     messages::{self, Message},
@@ -17,8 +20,8 @@ use tokio::net::UnixStream;
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
-static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
-    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+static ALLOCATOR: zeroize::WipingAllocator<std::alloc::System> =
+    zeroize::WipingAllocator(std::alloc::System);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -38,12 +41,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nobody may look into this process, and it does not outlive the gateway.
+/// Nobody may look into this process, nor find its memory on a disk, and it does not outlive the
+/// gateway.
 fn harden() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none)
+    setrlimit(Resource::Core, none)?;
+    // Credentials are in its heap, its stacks and its libraries' buffers: so all of it is kept from
+    // the swap, where the system lets this process. Containers start with a limit of 0.
+    let all = Rlimit { current: None, maximum: None };
+    match setrlimit(Resource::Memlock, all) {
+        Ok(()) => mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT),
+        Err(_) => Ok(()),
+    }
 }
 
 fn supervise(connector: &Path) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use common::{Bench, children_of, connector, paths, probe, status, until, upstream::Upstream};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use toani_protocol::{job::JobEnd, plan::Plan};
 use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
 
@@ -132,6 +133,16 @@ async fn a_container_is_what_it_should_be_from_outside() {
     let (outcome, ()) = tokio::join!(bench.run(&plan, b"hang"), looked);
     assert_eq!(outcome.end, JobEnd::TimedOut, "a reply is one that ends");
     bench.containers_end().await;
+}
+
+#[tokio::test]
+async fn the_supervisor_is_kept_from_the_swap_where_it_may() {
+    let bench = Bench::new(paths(probe())).await;
+    let locked = status(bench.client.pid(), "VmLck:").unwrap();
+    // This process may what the one that it started may.
+    let all = Rlimit { current: None, maximum: None };
+    let may = setrlimit(Resource::Memlock, all).is_ok();
+    assert_eq!(locked != "0 kB", may, "{locked}");
 }
 
 #[tokio::test]

@@ -16,19 +16,19 @@ fn walk(leaves: &[Vec<u8>]) -> Result<Links, ChainError> {
 
 #[test]
 fn a_log_is_walked_and_its_links_known() {
-    let world = World::new();
+    let world = World::new(b"evidence");
     let links = walk(&world.leaves).unwrap();
-    assert_eq!(links.size(), 7);
-    assert_eq!(links.head(), Record::hash_of(&world.leaves[6]));
+    assert_eq!(links.size(), 8);
+    assert_eq!(links.head(), Record::hash_of(&world.leaves[7]));
     assert_eq!(links.tenant(&tenant(3)).sequence, 4);
-    assert_eq!(links.tenant(&tenant(4)).previous, Record::hash_of(&world.leaves[5]));
+    assert_eq!(links.tenant(&tenant(4)).previous, Record::hash_of(&world.leaves[6]));
     assert_eq!(links.tenant(&tenant(5)), TenantTip::START);
     assert_eq!(&links, world.chain.links());
 }
 
 #[test]
 fn what_does_not_follow_is_refused_and_changes_nothing() {
-    let world = World::new();
+    let world = World::new(b"evidence");
     for left_out in 0..world.leaves.len() - 1 {
         let mut leaves = world.leaves.clone();
         leaves.remove(left_out);
@@ -48,17 +48,17 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
 
 #[test]
 fn each_link_is_held_against_the_record_before() {
-    let world = World::new();
-    let leaf = &world.leaves[3];
+    let world = World::new(b"evidence");
+    let leaf = &world.leaves[4];
     let good = Record::decode(leaf).unwrap();
-    let links = walk(&world.leaves[..3]).unwrap();
+    let links = walk(&world.leaves[..4]).unwrap();
     let verdict = |change: &dyn Fn(&mut Record)| {
         let mut record = good.clone();
         change(&mut record);
         links.clone().advance(&record, Record::hash_of(leaf))
     };
     assert_eq!(verdict(&|_| {}), Ok(()));
-    assert_eq!(verdict(&|r| r.index = 4), Err(ChainError::Index));
+    assert_eq!(verdict(&|r| r.index = 5), Err(ChainError::Index));
     assert_eq!(verdict(&|r| r.previous = Hash::ZERO), Err(ChainError::Previous));
     assert_eq!(verdict(&|r| r.time = Time::from_ms(1)), Err(ChainError::Time));
     let fields = Err(ChainError::TenantFields);
@@ -79,7 +79,7 @@ proptest! {
         leaf in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(),
         bit in 0u32..8,
     ) {
-        let mut leaves = World::new().leaves;
+        let mut leaves = World::new(b"evidence").leaves;
         let leaf = leaf.index(leaves.len());
         let at = at.index(leaves[leaf].len());
         leaves[leaf][at] ^= 1u8 << bit;

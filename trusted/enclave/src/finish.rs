@@ -214,6 +214,7 @@ fn receipt(
         assurance: flight.assurance,
         admission: ready.standing.admission,
         tee_mrenclave: ready.standing.mrenclave,
+        evidence: ready.standing.evidence,
         sandbox: flight.sandbox,
         started: flight.started,
         started_at: flight.started_at,

@@ -4,30 +4,69 @@ use serde::{Deserialize, Serialize};
 
 use crate::reason::Reason;
 
+/// Levels from the least to the highest, each with what it means for people.
 macro_rules! levels {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$level_doc:meta])* $level:ident),* $(,)? })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($level:ident = $text:literal, $means:literal;)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$level_doc])* $level),* }
+        pub enum $name { $(#[doc = $means] #[serde(rename = $text)] $level),* }
+
+        impl $name {
+            /// The stable name.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$level => $text),* }
+            }
+
+            /// What it means, in the words that status, receipts and bundles are explained by.
+            pub const fn means(self) -> &'static str {
+                match self { $(Self::$level => $means),* }
+            }
+        }
     )*};
 }
 
 levels! {
     /// Where the enclave runs. `sgx` means a quote under Intel's root, and nothing else.
-    Tee { None, Simulator, Sgx }
+    Tee {
+        None = "none", "nothing is proven about what runs";
+        Simulator = "simulator", "a simulated TEE: the measurement is real, its protection is not; \
+            who is root on that machine, or the plane's user, reads every key";
+        Sgx = "sgx", "a quote under Intel's root; not yet run on SGX hardware";
+    }
     /// What holds the connector. All but `snp` are the host's word.
-    SandboxLevel { Native, Gvisor, Vm, Snp }
-    /// Who made the request: the gateway for an API key, or the agent by its signature.
-    AgentLevel { Gateway, Signed }
+    SandboxLevel {
+        Native = "native", "namespaces and seccomp, by the host's word";
+        Gvisor = "gvisor", "a gVisor container, by the host's word";
+        Vm = "vm", "a virtual machine, by the host's word";
+        Snp = "snp", "a guest under AMD's root";
+    }
+    /// Who made the request.
+    AgentLevel {
+        Gateway = "gateway", "an API key: whoever saw it, the gateway too, can ask";
+        Signed = "signed", "the agent's own signature";
+    }
     /// The weakest approval that counted.
-    ApprovalLevel { None, Key, Software, Passkey }
+    ApprovalLevel {
+        None = "none", "nobody was asked";
+        Key = "key", "a signature by a person's key";
+        Software = "software", "a passkey in software";
+        Passkey = "passkey", "a passkey, an authenticator's by the policy author's word";
+    }
     /// Whose word it is that the record is durable.
-    Durability { Host, Witnessed }
+    Durability {
+        Host = "host", "the host says that the record is kept";
+        Witnessed = "witnessed", "a witness has seen it";
+    }
     /// Whose word it is that nothing was rolled back.
-    Freshness { Host, Witnessed }
+    Freshness {
+        Host = "host", "the host says that nothing was rolled back";
+        Witnessed = "witnessed", "a witness refuses a log that was rolled back";
+    }
     /// Whose clock it was.
-    TimeSource { Host, Witnessed }
+    TimeSource {
+        Host = "host", "the host's clock";
+        Witnessed = "witnessed", "a witness's clock";
+    }
 }
 
 /// The levels of one execution; also the least that an action's policy accepts: where a policy says
@@ -55,6 +94,20 @@ impl Assurance {
         freshness: Freshness::Host,
         time: TimeSource::Host,
     };
+
+    /// Each aspect with its level and what that means.
+    pub const fn in_words(&self) -> [(&'static str, &'static str, &'static str); 7] {
+        let Self { tee, sandbox, agent, approval, durability, freshness, time } = *self;
+        [
+            ("tee", tee.as_str(), tee.means()),
+            ("sandbox", sandbox.as_str(), sandbox.means()),
+            ("agent", agent.as_str(), agent.means()),
+            ("approval", approval.as_str(), approval.means()),
+            ("durability", durability.as_str(), durability.means()),
+            ("freshness", freshness.as_str(), freshness.means()),
+            ("time", time.as_str(), time.means()),
+        ]
+    }
 
     /// Why this is not enough where `least` is asked for: the first aspect in which it is less.
     pub fn shortfall(&self, least: &Self) -> Option<Reason> {
@@ -87,6 +140,9 @@ mod tests {
         assert_eq!(Assurance::LOWEST.shortfall(&least), Some(Reason::AssuranceTee));
         assert_eq!(least.shortfall(&Assurance::LOWEST), None);
         let text = serde_json::to_string(&Assurance::LOWEST).unwrap();
+        for (aspect, level, _) in least.in_words() {
+            assert_eq!(serde_json::to_value(least).unwrap()[aspect], level);
+        }
         assert!(text.starts_with("{\"tee\":\"none\",\"sandbox\":\"native\",\"agent\":\"gateway\""));
     }
 }

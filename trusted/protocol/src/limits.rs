@@ -19,6 +19,8 @@ pub const EVIDENCE_BYTES_MAX: usize = 16 * 1024;
 /// Evidence of an attested side, in a certificate and on a channel. TLS's messages of a handshake
 /// are held to 64 KiB, and the certificate is one of them.
 pub const ATTESTATION_EVIDENCE_BYTES_MAX: usize = 48 * 1024;
+/// Boots whose evidence one bundle holds.
+pub const BUNDLE_BOOTS_MAX: usize = 1_024;
 /// What opens one action's commitments, canonical: params twice, plan, every approver's evidence.
 pub const DISCLOSURE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a connector may answer with, whatever the policy says.

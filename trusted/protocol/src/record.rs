@@ -96,6 +96,8 @@ pub struct Receipt {
     pub assurance: Assurance,
     pub admission: Hash,
     pub tee_mrenclave: Hash,
+    /// SHA-256 of the boot's evidence, which proves measurement and chain key.
+    pub evidence: Hash,
     pub sandbox: Hash,
     /// Index of the record `started`.
     pub started: u64,
@@ -180,7 +182,7 @@ pub struct Record {
     pub boot: BootId,
     pub kind: RecordKind,
     pub tee_mrenclave: Hash,
-    /// Hash of the boot's evidence; of nothing where there is none.
+    /// SHA-256 of the boot's evidence.
     pub evidence: Hash,
     pub admission: Hash,
     #[serde(flatten)]

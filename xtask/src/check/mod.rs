@@ -12,11 +12,11 @@ mod tests;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
-    repo::{Repo, root},
-    run::{cargo, cargo_with, step},
+    repo::{IMAGE, Repo, root},
+    run::{cargo, cargo_in, cargo_with, release_folder, step},
 };
 
 /// One invariant: its name, and what finds its breaches.
@@ -79,11 +79,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
 }
 
 fn run_format() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"])
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo_in(IMAGE, &["fmt", "--all", "--check"])
 }
 
 fn run_clippy() -> Result<()> {
-    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    let target = release_folder().with_file_name("image");
+    let target = target.to_str().context("the target folder's path is not UTF-8")?;
+    let lints = ["clippy", "--release", "--quiet", "--target-dir", target, "--", "-D", "warnings"];
+    cargo_in(IMAGE, &lints)
 }
 
 fn run_rustdoc() -> Result<()> {

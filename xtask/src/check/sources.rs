@@ -29,6 +29,9 @@ const HOST_WORDS: &[&str] = &[
 
 /// Files that may hold unsafe code: one for each concern that safe Rust cannot express.
 const UNSAFE_FILES: &[&str] = &[
+    // The wipe, and its tests, which look at memory that nobody owns any more.
+    "trusted/zeroize/src/wipe.rs",
+    "trusted/zeroize/src/tests.rs",
     // All of the image: entry, heap, the border, ENCLU.
     "image/src/runtime.rs",
     // The network that a runner leaves.
@@ -105,7 +108,11 @@ pub(super) fn trusted_attributes(repo: &Repo) -> Vec<String> {
             continue;
         }
         let code = code_only(text);
-        for attribute in ["#![no_std]", "#![forbid(unsafe_code)]"] {
+        // What is forbidden cannot be allowed for one file.
+        let folder = path.trim_end_matches("lib.rs");
+        let exempt = UNSAFE_FILES.iter().any(|file| file.starts_with(folder));
+        let safe = if exempt { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+        for attribute in ["#![no_std]", safe] {
             if !code.contains(attribute) {
                 breaches.push(format!("{path} lacks {attribute}"));
             }
@@ -125,7 +132,8 @@ pub(super) fn trusted_attributes(repo: &Repo) -> Vec<String> {
 pub(super) fn trusted_words(repo: &Repo) -> Vec<String> {
     let mut breaches = Vec::new();
     for (path, text) in trusted_files(repo) {
-        if !path.starts_with("trusted/") {
+        // A build script is part of the toolchain, and runs where that does.
+        if !path.starts_with("trusted/") || path.ends_with("/build.rs") {
             continue;
         }
         let code = code_only(&without_tests(text));

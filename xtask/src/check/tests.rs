@@ -159,6 +159,11 @@ fn trusted_sources_break() {
     breaks(&repo, sources::trusted_attributes, "lacks #![forbid(unsafe_code)]");
     let repo = sound().with_file("trusted/policy/src/lib.rs", "#![forbid(unsafe_code)]");
     breaks(&repo, sources::trusted_attributes, "lacks #![no_std]");
+    // The crate of the wipe has one file that may, and so it denies.
+    let wipe = |root: &str| sound().with_file("trusted/zeroize/src/lib.rs", root);
+    breaks(&wipe("#![no_std]"), sources::trusted_attributes, "lacks #![deny(unsafe_code)]");
+    let repo = wipe("#![no_std]\n#![deny(unsafe_code)]");
+    assert_eq!(sources::trusted_attributes(&repo), Vec::<String>::new());
 
     for bad in [
         "use std::fs;",

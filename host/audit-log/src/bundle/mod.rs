@@ -12,7 +12,7 @@ use toani_audit::bundle::{
 use toani_protocol::{
     ActionId, BootId, ExecutionId, Hash, TenantId, Time,
     canonical::{self, CanonicalError},
-    limits::BUNDLE_BYTES_MAX,
+    limits::{BUNDLE_BOOTS_MAX, BUNDLE_BYTES_MAX},
     record::Record,
 };
 
@@ -46,9 +46,10 @@ pub struct Entry<'a> {
 pub struct Draft {
     files: BTreeMap<String, Vec<u8>>,
     bytes: usize,
-    /// Policies and admission lists that the records name.
+    /// Policies, admission lists and evidence that the records name.
     policies: BTreeSet<Hash>,
     admissions: BTreeSet<Hash>,
+    evidence: BTreeSet<Hash>,
 }
 
 impl Draft {
@@ -59,6 +60,7 @@ impl Draft {
             bytes: 0,
             policies: BTreeSet::new(),
             admissions: BTreeSet::new(),
+            evidence: BTreeSet::new(),
         };
         draft.put(&FileKind::Readme, README)?;
         draft.put(&FileKind::Manifest, manifest)?;
@@ -76,6 +78,10 @@ impl Draft {
         if record.admission != Hash::ZERO {
             self.admissions.insert(record.admission);
         }
+        self.evidence.insert(record.evidence);
+        if self.evidence.len() > BUNDLE_BOOTS_MAX {
+            return Err(DraftError::TooLarge);
+        }
         self.put(&FileKind::Record(entry.index), entry.leaf)?;
         let proof = canonical::encode(entry.proof)?;
         self.put(&FileKind::Proof(entry.index), &proof)
@@ -84,14 +90,17 @@ impl Draft {
     /// Hashes of the documents that the records name and that are not in yet. A bundle without one
     /// of them is refused.
     pub fn missing(&self) -> Vec<Hash> {
-        let policies = self.policies.iter().map(|hash| FileKind::Policy(*hash));
-        let admissions = self.admissions.iter().map(|hash| FileKind::Admission(*hash));
+        let kinds: [(&BTreeSet<Hash>, fn(Hash) -> FileKind); 3] = [
+            (&self.policies, FileKind::Policy),
+            (&self.admissions, FileKind::Admission),
+            (&self.evidence, FileKind::Evidence),
+        ];
         let absent =
-            policies.chain(admissions).filter(|kind| !self.files.contains_key(&kind.name()));
-        absent
-            .filter_map(|kind| match kind {
-                FileKind::Policy(hash) | FileKind::Admission(hash) => Some(hash),
-                _ => None,
+            |hash: Hash, kind: FileKind| (!self.files.contains_key(&kind.name())).then_some(hash);
+        kinds
+            .into_iter()
+            .flat_map(|(named, kind)| {
+                named.iter().filter_map(move |hash| absent(*hash, kind(*hash)))
             })
             .collect()
     }
@@ -99,23 +108,16 @@ impl Draft {
     /// Adds a document that the records name; another is refused.
     pub fn document(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
         let hash = Hash::of(bytes);
-        if self.policies.contains(&hash) {
-            self.policy(bytes)
+        let kind = if self.policies.contains(&hash) {
+            FileKind::Policy(hash)
         } else if self.admissions.contains(&hash) {
-            self.admission(bytes)
+            FileKind::Admission(hash)
+        } else if self.evidence.contains(&hash) {
+            FileKind::Evidence(hash)
         } else {
-            Err(DraftError::Unnamed)
-        }
-    }
-
-    /// Adds a canonical `Signed<Policy>`.
-    fn policy(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
-        self.put(&FileKind::Policy(Hash::of(bytes)), bytes)
-    }
-
-    /// Adds a canonical `Signed<AdmissionList>`.
-    fn admission(&mut self, bytes: &[u8]) -> Result<(), DraftError> {
-        self.put(&FileKind::Admission(Hash::of(bytes)), bytes)
+            return Err(DraftError::Unnamed);
+        };
+        self.put(&kind, bytes)
     }
 
     /// Adds a canonical `Signed<Receipt>`.

@@ -206,6 +206,11 @@ fn collect(
     }
     let mut indices = BTreeSet::from([0]);
     indices.extend(log.tenant_indices(&wanted.tenant, wanted.from_sequence, count));
+    // The records that begin the boots of these, and the boot that is going to sign the index.
+    let last = log.size().saturating_sub(1);
+    let boots: Vec<u64> =
+        indices.iter().chain([&last]).filter_map(|index| log.boot_of(*index)).collect();
+    indices.extend(boots);
     for index in indices.into_iter().filter(|index| *index < size) {
         let leaf = log.leaf(index)?.ok_or(ExportError::Record)?;
         let record = Record::decode(&leaf).map_err(|_| ExportError::Record)?;

@@ -36,17 +36,11 @@ pub(super) async fn status(State(plane): Shared) -> Result<Json<Value>, Problem>
         return Err(plane.broken());
     };
     let instance = instance_view(&plane, facts)?;
-    let meaning = match instance.tee {
-        toani_protocol::assurance::Tee::None => {
-            "no TEE: the enclave is a process of this machine, and whoever is root here can read \
-             its memory; its measurement is its own word"
-        }
-        _ => "see the evidence",
-    };
     let log = plane.log();
     Ok(Json(json!({
+        "tee_means": instance.tee.means(),
+        "sandbox_means": instance.sandbox.map(|level| level.means()),
         "instance": instance,
-        "tee_means": meaning,
         "ready": plane.is_sound() && plane.sandbox().is_connected(),
         "sandbox_connected": plane.sandbox().is_connected(),
         "log": {

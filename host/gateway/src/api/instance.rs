@@ -20,12 +20,12 @@ use super::{
 };
 use crate::{ask, body, plane::Plane, problem::Problem};
 
-/// Manifest, boot, keys and evidence.
+/// Manifest, boot, keys, and the evidence that vouches for them.
 #[utoipa::path(
     get,
     path = "/v1/instance",
     responses(
-        (status = 200, description = "Compare it with your trust file", body = InstanceView),
+        (status = 200, description = "What the instance says; `toani instance show` verifies its evidence against a trust file", body = InstanceView),
         (status = "default", description = "Refused", body = ProblemView)
     )
 )]
@@ -45,7 +45,7 @@ pub(crate) fn view(plane: &Plane, facts: Facts) -> Result<InstanceView, Problem>
         boot: facts.boot.to_string(),
         mrenclave: facts.mrenclave.to_string(),
         tee: facts.tee,
-        evidence: BASE64URL_NOPAD.encode(&facts.evidence),
+        evidence: serde_json::from_slice(&facts.evidence).map_err(|_| Reason::Internal)?,
         chain_key: facts.chain_key.to_string(),
         intake_key: BASE64URL_NOPAD.encode(&facts.intake_key),
         log_origin,

@@ -228,11 +228,15 @@ pub(crate) struct InstanceView {
     pub(crate) instance: String,
     pub(crate) boot: String,
     pub(crate) mrenclave: String,
-    /// `none` means: a process of this machine, whose measurement is its own word.
+    /// `simulator` or `sgx`, by the root of the evidence. Whoever does not verify the evidence has
+    /// the plane's word for it.
     #[schema(value_type = String)]
     pub(crate) tee: toani_protocol::assurance::Tee,
-    /// Base64url; empty where there is no TEE.
-    pub(crate) evidence: String,
+    /// This boot's evidence, quote and collateral: a `toani-evidence/1`. The SHA-256 of its canonical
+    /// form is the `evidence` of records and receipts. It vouches for manifest, boot, `chain_key` and
+    /// `intake_key`.
+    #[schema(value_type = Object)]
+    pub(crate) evidence: serde_json::Value,
     pub(crate) chain_key: String,
     /// Base64url, X25519: credentials are sealed to it.
     pub(crate) intake_key: String,

@@ -9,6 +9,7 @@
 //! | `README.txt` | how to verify, in plain words |
 //! | `manifest.json` | the instance's manifest |
 //! | `admissions/HEX.json` | each admission list that a record names, by SHA-256 |
+//! | `evidence/HEX.json` | the evidence of each boot that a record is of, by SHA-256 |
 //! | `checkpoint` | the signed note |
 //! | `records/NNNNNNNNNN.json` | a record's exact leaf, by its index in the log |
 //! | `proofs/NNNNNNNNNN.json` | its inclusion proof: a canonical array of hashes |
@@ -17,8 +18,9 @@
 //! | `disclosures/ACTION.json` | canonical `Disclosure`s: what opens the records' commitments |
 //!
 //! Its records are those of one tenant without a gap, from a sequence up to the last one that the
-//! tenant had at the checkpoint, and as many records of the instance itself (births, boots) as
-//! the exporter added. The enclave signs the index, so that the exporter cannot leave out the end.
+//! tenant had at the checkpoint, the record `boot` of each boot that one of them is of and of the
+//! one that signs the index, and as many records of the instance itself as the exporter added. The
+//! enclave signs the index, so that the exporter cannot leave out the end.
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
@@ -113,6 +115,7 @@ pub enum FileKind {
     Manifest,
     Checkpoint,
     Admission(Hash),
+    Evidence(Hash),
     Record(u64),
     Proof(u64),
     Policy(Hash),
@@ -132,6 +135,7 @@ impl FileKind {
                 let stem = file.strip_suffix(".json")?;
                 match folder {
                     "admissions" => Self::Admission(hash_of_stem(stem)?),
+                    "evidence" => Self::Evidence(hash_of_stem(stem)?),
                     "policies" => Self::Policy(hash_of_stem(stem)?),
                     "records" => Self::Record(stem.parse().ok()?),
                     "proofs" => Self::Proof(stem.parse().ok()?),
@@ -151,6 +155,7 @@ impl FileKind {
             Self::Manifest => MANIFEST_NAME.into(),
             Self::Checkpoint => CHECKPOINT_NAME.into(),
             Self::Admission(hash) => format!("admissions/{}.json", stem_of_hash(hash)),
+            Self::Evidence(hash) => format!("evidence/{}.json", stem_of_hash(hash)),
             Self::Record(index) => format!("records/{index:010}.json"),
             Self::Proof(index) => format!("proofs/{index:010}.json"),
             Self::Policy(hash) => format!("policies/{}.json", stem_of_hash(hash)),

@@ -17,6 +17,9 @@ use toani_protocol::{
 
 pub(crate) const ORIGIN: &str = "log.example/1";
 
+/// Time of the first record.
+pub(crate) const START_MS: u64 = 1_773_224_100_000;
+
 pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
@@ -29,30 +32,38 @@ pub(crate) fn measurement() -> Hash {
     Hash::of(b"enclave")
 }
 
+pub(crate) fn manifest() -> Vec<u8> {
+    canonical::encode(&Manifest {
+        format: ManifestFormat::V1,
+        sgx_roots: vec![Hash::of(b"a root")],
+        sgx_policy: SgxPolicy::up_to_date(),
+        snp_roots: vec![Hash::of(b"another root")],
+        operators: vec![PublicKey::of(&key(2))],
+        quorum: 1,
+        log_origin: ORIGIN.into(),
+        nonce: Hash::of(b"nonce"),
+    })
+    .unwrap()
+}
+
 /// An instance whose log key, operator and tenants come from small seeds.
 pub(crate) struct World {
     pub(crate) log: SigningKey,
     pub(crate) manifest: Vec<u8>,
     pub(crate) admission: Vec<u8>,
     pub(crate) policy: Vec<u8>,
+    pub(crate) boot: BootId,
+    /// The boot's evidence.
+    pub(crate) evidence: Vec<u8>,
     pub(crate) chain: ChainVerifier,
     pub(crate) leaves: Vec<Vec<u8>>,
     pub(crate) receipt: Vec<u8>,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
-        let manifest = canonical::encode(&Manifest {
-            format: ManifestFormat::V1,
-            sgx_roots: vec![Hash::of(b"a root")],
-            sgx_policy: SgxPolicy::up_to_date(),
-            snp_roots: vec![Hash::of(b"another root")],
-            operators: vec![PublicKey::of(&key(2))],
-            quorum: 1,
-            log_origin: ORIGIN.into(),
-            nonce: Hash::of(b"nonce"),
-        })
-        .unwrap();
+    /// One boot, which shows this evidence.
+    pub(crate) fn new(evidence: &[u8]) -> Self {
+        let manifest = manifest();
         let admission = AdmissionList {
             format: AdmissionFormat::V1,
             instance: Manifest::id_of(&manifest),
@@ -80,11 +91,14 @@ impl World {
             manifest,
             admission: canonical::encode(&signed).unwrap(),
             policy: canonical::encode(&policy).unwrap(),
+            boot: BootId::new("boot_1").unwrap(),
+            evidence: evidence.to_vec(),
             chain: ChainVerifier::new(ORIGIN, PublicKey::of(&key(1))),
             leaves: Vec::new(),
             receipt: Vec::new(),
         };
         world.append(RecordKind::Birth, About::default());
+        world.append(RecordKind::Boot, About::default());
         world.tenant_record(3, RecordKind::PolicyActivated, world.about());
         world.tenant_record(4, RecordKind::Refused, About::default());
         world.tenant_record(3, RecordKind::Allowed, world.about());
@@ -118,7 +132,7 @@ impl World {
         let receipt = Receipt {
             format: ReceiptFormat::V1,
             instance: Manifest::id_of(&self.manifest),
-            boot: BootId::new("boot_1").unwrap(),
+            boot: self.boot.clone(),
             action_id: ActionId::new("act_1").unwrap(),
             execution_id: ExecutionId::new("exe_1").unwrap(),
             tenant: tenant(3),
@@ -140,6 +154,7 @@ impl World {
             assurance: Assurance::LOWEST,
             admission: Hash::of(&self.admission),
             tee_mrenclave: measurement(),
+            evidence: Hash::of(&self.evidence),
             sandbox: hash,
             started,
             started_at: Time::from_ms(1),
@@ -167,11 +182,11 @@ impl World {
             index,
             origin: ORIGIN.into(),
             previous: links.head(),
-            time: Time::from_ms(1000 + index),
-            boot: BootId::new("boot_1").unwrap(),
+            time: Time::from_ms(START_MS + index),
+            boot: self.boot.clone(),
             kind,
             tee_mrenclave: measurement(),
-            evidence: Hash::of(b""),
+            evidence: Hash::of(&self.evidence),
             admission: Hash::of(&self.admission),
             about,
             chain_signature: Signature([0; 64]),
