@@ -49,7 +49,7 @@ pub(crate) fn trust(world: &World) -> TrustFile {
         mrenclaves: vec![facts.mrenclave],
         log: LogTrust { origin: ORIGIN.into(), key: facts.chain_key },
         intake_key: IntakeKey(Bytes(facts.intake_key.to_vec())),
-        sgx_roots: vec![],
+        sgx_roots: vec![authority().sgx_root()],
         sgx_policy: SgxPolicy::up_to_date(),
         snp_roots: vec![],
         witnesses: vec![LogTrust { origin: "witness".into(), key: PublicKey::of(&operator()) }],

@@ -166,12 +166,12 @@ impl Outside {
     fn read_word(&self, offset: usize) -> u64 {
         // SAFETY: aligned, outside of the enclave and so no Rust object; whole words only, so that
         // no stale bytes of a fill buffer are taken in (INTEL-SA-00615).
-        unsafe { self.start.byte_add(offset).read_volatile() }
+        unsafe { self.start.wrapping_byte_add(offset).read_volatile() }
     }
 
     fn write_word(&self, offset: usize, word: u64) {
         // SAFETY: as in `read_word`.
-        unsafe { self.start.byte_add(offset).write_volatile(word) }
+        unsafe { self.start.wrapping_byte_add(offset).write_volatile(word) }
     }
 
     /// The one copy, which is then parsed.
@@ -181,7 +181,7 @@ impl Outside {
         for offset in (0..self.bytes).step_by(8) {
             let word = self.read_word(offset);
             // SAFETY: the capacity is a multiple of 8 that holds every offset below it, and 8 more.
-            unsafe { start.byte_add(offset).cast::<u64>().write_unaligned(word) };
+            unsafe { start.wrapping_byte_add(offset).cast::<u64>().write_unaligned(word) };
         }
         // SAFETY: `self.bytes` bytes and up to 7 more were written above.
         unsafe { copy.set_len(self.bytes) };

@@ -1,7 +1,8 @@
 //! The borders between the plane's processes, where a test can stop a message.
 //!
-//! Taps (`bin/tap.rs`) stand in for the enclave's process and the supervisor. At every message
-//! they connect here, say which it is, and wait for one byte. The programs under test are the real
+//! Taps (`bin/tap.rs`) stand in for the enclave's process, which every step of an action crosses;
+//! what the enclave and the supervisor say to each other crosses it too. At every message they
+//! connect here, say which it is, and wait for one byte. The programs under test are the real
 //! ones, and know nothing of it.
 
 use std::{
@@ -21,8 +22,6 @@ use crate::plane::PATIENCE;
 
 /// Names the folder of the real programs, beside the taps.
 pub const REAL: &str = "real";
-/// The border between gateway and supervisor; those to the enclave have its commands' names.
-pub const JOB: &str = "Job";
 const SOCKET: &str = "borders.sock";
 
 /// Of a message and its answer.
@@ -43,7 +42,7 @@ pub struct Border {
     pub side: Side,
 }
 
-/// A folder of programs in which two are taps.
+/// A folder of programs in which one is a tap.
 #[derive(Debug)]
 pub struct Borders {
     folder: PathBuf,
@@ -71,10 +70,11 @@ impl Borders {
     /// Lays taps around the programs of `real`, in a new folder.
     pub fn new(real: &Path, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        for name in ["toani-simulator", "toani-sandbox"] {
-            std::fs::copy(real.join("toani-tap"), folder.join(name)).context("no toani-tap")?;
-        }
-        for name in ["toani-connector", "toani-image", "toani-image.sig", "toani-sgx"] {
+        let tap = folder.join("toani-simulator");
+        std::fs::copy(real.join("toani-tap"), tap).context("no toani-tap")?;
+        for name in
+            ["toani-sandbox", "toani-connector", "toani-image", "toani-image.sig", "toani-sgx"]
+        {
             std::fs::copy(real.join(name), folder.join(name))
                 .with_context(|| format!("no {name} in {}", real.display()))?;
         }

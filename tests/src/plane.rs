@@ -52,6 +52,9 @@ pub struct Plane {
     process: Option<Child>,
 }
 
+/// Names the simulated machine to the commands that need it.
+const MACHINE: &str = "TOANI_MACHINE";
+
 impl Plane {
     /// Makes an instance in `home`.
     pub fn init(programs: &Path, home: &Path) -> anyhow::Result<Self> {
@@ -124,6 +127,7 @@ impl Plane {
     /// Starts a command and does not wait for it.
     pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         Command::new(self.programs.join("toani"))
+            .env(MACHINE, self.machine())
             .args(["--json", "--home"])
             .arg(&self.home)
             .args(arguments)
@@ -145,12 +149,11 @@ impl Plane {
         let elsewhere = options.contains(&"--listen");
         let listen: &[&str] = if elsewhere { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = Command::new(self.programs.join("toani"))
+            .env(MACHINE, self.machine())
             .args(["--json", "--home"])
             .arg(&self.home)
             .args(["serve", "--programs"])
             .arg(&self.served)
-            .arg("--machine")
-            .arg(self.machine())
             .args(listen)
             .args(options)
             .stdin(Stdio::null())

@@ -104,12 +104,16 @@ impl World {
 #[test]
 fn every_command_speaks_to_machines() {
     let mut world = World::new();
-    let born = "home instance owner policy_key tenant trust";
+    let born = "home instance mrenclave owner policy_key tee tenant trust";
     assert_eq!(keys(world.plane.born()), born);
     world.plane.serve().unwrap();
-    let status = "instance log ready sandbox_connected tee_means";
+    let status = "instance log ready sandbox_connected sandbox_means tee_means";
     world.says(&["status"], "", status);
-    world.says(&["admission", "admit", "--sandbox"], "", "hash level measurement version");
+    world.says(
+        &["admission", "admit", "--sandbox"],
+        "",
+        "chip enclave hash launch_digest level sandbox version",
+    );
 
     author(&world);
     own(&world);

@@ -11,7 +11,7 @@ use std::{io::Write, net::TcpStream, process::Child};
 use serde_json::{Value, json};
 use toani_tests::{
     Borders, Brokerage, Plane,
-    borders::{Border, JOB, Side},
+    borders::{Border, Side},
     plane::{descendants, finished, programs, signal, until},
 };
 
@@ -64,6 +64,11 @@ const fn durable(once_past: &'static str, side: Side) -> Border {
     Border { once_past: Some(once_past), name: "Durable", side }
 }
 
+/// The outcome on its way from the supervisor into the enclave.
+const fn outcome(side: Side) -> Border {
+    Border { once_past: Some("Release"), name: "SandboxBytes", side }
+}
+
 /// Steps 2 to 12 of an action that no person has to approve; see docs/ARCHITECTURE.md.
 const STEPS: &[Step] = &[
     (2, before("Decide"), AGAIN, NOT_PLACED_OR_AGAIN),
@@ -74,8 +79,8 @@ const STEPS: &[Step] = &[
     (7, durable("Execute", Side::After), NOT_PLACED, NOT_PLACED_OR_AGAIN),
     (8, before("Release"), NOT_PLACED, NOT_PLACED_OR_AGAIN),
     (8, after("Release"), LOST, LOST),
-    (9, before(JOB), LOST, LOST),
-    (10, after(JOB), PLACED_UNKNOWN, PLACED_UNKNOWN),
+    (10, outcome(Side::Before), PLACED_UNKNOWN, PLACED),
+    (10, outcome(Side::After), PLACED_UNKNOWN, PLACED),
     (11, before("Finish"), PLACED_UNKNOWN, PLACED),
     (11, after("Finish"), PLACED_PERHAPS, PLACED),
     (12, durable("Finish", Side::Before), PLACED, PLACED),
@@ -206,7 +211,7 @@ fn killed_at_each_step(victim: &str) {
         let held = stop.wait().unwrap();
         assert!(world.kill(victim), "{key}");
         // What a dead process had on its way is lost with it.
-        if victim == SUPERVISOR && border.name != JOB {
+        if victim == SUPERVISOR {
             held.release();
         } else {
             drop(held);

@@ -39,8 +39,8 @@ pub enum Unproven {
     #[error("the evidence is of a measurement that the trust file does not name")]
     Measurement,
     #[error(
-        "the evidence vouches for another instance, boot, chain key or intake key than those that \
-         are held against it"
+        "the evidence vouches for another instance, boot, chain key, intake key or channel key than \
+         those that are held against it"
     )]
     Keys,
     #[error("the trust file's intake key is no X25519 key")]
@@ -99,10 +99,12 @@ impl Deref for AttestedBoot {
 }
 
 impl AttestedBoot {
-    /// Verifies a boot's evidence document at `at`.
+    /// Verifies a boot's evidence document at `at`. `channel` is the hash of the boot's channel key,
+    /// which its record names as `blob`.
     pub fn verify(
         document: &[u8],
         boot: &BootId,
+        channel: Hash,
         trust: &TrustFile,
         at: Time,
     ) -> Result<Self, Unproven> {
@@ -115,7 +117,7 @@ impl AttestedBoot {
         }
         let intake = trust.intake_key.0.0.as_slice().try_into();
         let intake = intake.map_err(|_| Unproven::IntakeKey)?;
-        let keys = BootKeys { chain: trust.log.key, intake };
+        let keys = BootKeys { chain: trust.log.key, intake, channel };
         let vouched = report_data(Role::Enclave, &trust.instance, boot.as_str(), &keys.hash());
         if verdict.report_data != vouched {
             return Err(Unproven::Keys);
@@ -133,6 +135,8 @@ pub struct Told {
     pub mrenclave: Hash,
     pub chain_key: PublicKey,
     pub intake_key: IntakeKey,
+    /// SHA-256 of the channel key's SubjectPublicKeyInfo.
+    pub channel: Hash,
     pub evidence: Json,
 }
 
@@ -149,7 +153,7 @@ impl Told {
             }
         }
         let document = canonical::encode(&self.evidence).map_err(|_| Unproven::Document)?;
-        let attested = AttestedBoot::verify(&document, &self.boot, trust, at)?;
+        let attested = AttestedBoot::verify(&document, &self.boot, self.channel, trust, at)?;
         if attested.mrenclave == self.mrenclave {
             Ok(attested)
         } else {

@@ -69,7 +69,12 @@ fn verify_boot(parts: &Parts<'_>, record: &Record) -> Result<AttestedBoot, Bundl
     let kind = FileKind::Evidence(record.evidence);
     let document = parts.files.get(kind.name().as_str());
     let document = document.ok_or_else(|| BundleError::in_file(Problem::Missing, &kind))?;
-    AttestedBoot::verify(document, &record.boot, parts.trust, record.time).map_err(|cause| {
-        BundleError { cause: Some(cause), ..BundleError::in_file(Problem::Evidence, &kind) }
-    })
+    // A boot without a channel key had no key to vouch for.
+    let channel = record.about.blob.unwrap_or(Hash::ZERO);
+    AttestedBoot::verify(document, &record.boot, channel, parts.trust, record.time).map_err(
+        |cause| BundleError {
+            cause: Some(cause),
+            ..BundleError::in_file(Problem::Evidence, &kind)
+        },
+    )
 }

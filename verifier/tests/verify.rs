@@ -23,13 +23,14 @@ use toani_simulator::{Authority, Platform};
 const ORIGIN: &str = "log.example/1";
 
 const NOW: Time = Time::from_ms(1_773_224_100_000);
+const CHANNEL: Hash = Hash::new([7; 32]);
 const INTAKE: [u8; 32] = [5; 32];
 
 /// What a simulated enclave shows for a boot, and the root of its vendor.
 fn shown(instance: &Hash, boot: &BootId, key: &SigningKey) -> (Vec<u8>, Hash) {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::open_or_create(folder.path()).unwrap();
-    let keys = BootKeys { chain: PublicKey::of(key), intake: INTAKE };
+    let keys = BootKeys { chain: PublicKey::of(key), intake: INTAKE, channel: CHANNEL };
     let mut body = [0; 384];
     body[48] = 0b101; // INIT, MODE64BIT
     body[56] = 3;
@@ -79,7 +80,7 @@ fn make() -> (Vec<u8>, TrustFile) {
         links.advance(&record, Record::hash_of(&leaf)).unwrap();
         leaf
     };
-    let boots = append(RecordKind::Boot, About::default());
+    let boots = append(RecordKind::Boot, About { blob: Some(CHANNEL), ..About::default() });
     let of_tenant = About {
         tenant: Some(tenant.clone()),
         tenant_sequence: Some(0),

@@ -11,7 +11,7 @@ use toani_enclave_host::image::{self, Image, Signing};
 
 use crate::{
     gates,
-    repo::root,
+    repo::{list_files, root},
     run::{cargo_command, release_folder, step},
     signing, wipe,
 };
@@ -134,31 +134,19 @@ fn same_elsewhere(built: &Built) -> Result<()> {
     step("building the image once more, in another folder");
     let elsewhere = tempfile::Builder::new().prefix("toani-elsewhere-").tempdir()?;
     let copy = elsewhere.path().join("a/deeper/folder");
-    for part in ["image", "trusted"] {
-        copy_sources(&root().join(part), &copy.join(part))?;
+    for path in list_files(&root())? {
+        let (from, to) = (root().join(&path), copy.join(&path));
+        // Listed, but deleted and not yet committed.
+        if from.is_file() {
+            std::fs::create_dir_all(to.parent().unwrap_or(&copy))?;
+            std::fs::copy(from, to)?;
+        }
     }
-    std::fs::copy(root().join("Cargo.toml"), copy.join("Cargo.toml"))?;
     let linked = link_to(&copy, &elsewhere.path().join("target"))?;
     if std::fs::read(linked)? != std::fs::read(&built.file)? {
         bail!("another folder gives another image: something of the folder's name is in it");
     }
     println!("twice      the same file from two folders");
-    Ok(())
-}
-
-fn copy_sources(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, name) = (entry.path(), entry.file_name());
-        if entry.file_type()?.is_dir() {
-            if name != "target" {
-                copy_sources(&source, &to.join(name))?;
-            }
-        } else {
-            std::fs::copy(&source, to.join(name))?;
-        }
-    }
     Ok(())
 }
 

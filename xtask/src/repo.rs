@@ -138,7 +138,7 @@ impl Repo {
 }
 
 /// Tracked files, and those that would be tracked.
-fn list_files(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn list_files(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)

@@ -48,10 +48,12 @@ fn calls(world: &mut World) -> Vec<Vec<u8>> {
         Command::Poll { action: "act_x".parse().unwrap(), read },
         Command::Approve { evidence: samples::bytes(&evidence[0]) },
         Command::Release { execution: execution.clone() },
-        Command::Finish { execution, outcome: None },
+        Command::Finish { execution },
         world.credential(2, SECRET),
         world.admission(2, vec![]),
-        Command::ConnectSandbox { hello: world.hello.clone() },
+        Command::ConnectSandbox { target: quoting_target() },
+        Command::SandboxBytes { bytes: vec![23, 3, 3, 0, 1, 0] },
+        Command::SandboxEvidence { evidence: world.facts().evidence.clone() },
         Command::RevokeAgent { tenant: tenant(), agent: "simple".parse().unwrap() },
         Command::Replay { leaves: world.log.clone() },
         Command::Birth { manifest: world.manifest.clone(), target: quoting_target() },
@@ -192,9 +194,10 @@ pub(super) fn sealed_outcome() -> Target {
         world.now = world.now.plus_ms(2_000);
         let execution = world.started(&format!("k{number}")).execution;
         let job = world.release(&execution).unwrap();
-        let (_, key) = world.open_job(&job);
-        let outcome = seal_bytes(&job, &key, bytes);
-        let (finished, result) = world.finish(&execution, Some(outcome)).unwrap();
+        let name = wire::encode(&(&job.execution, job.jti)).unwrap();
+        world.supervisor.send(&[&name, bytes].concat());
+        world.carry().unwrap();
+        let (finished, result) = world.finish(&execution, None).unwrap();
         let succeeded = finished.outcome == Outcome::Succeeded;
         assert_eq!(succeeded, result.result.is_some());
         if let Some(result) = result.result {

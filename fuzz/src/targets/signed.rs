@@ -32,7 +32,7 @@ pub(super) fn policy() -> Target {
 
 pub(super) fn admission_list() -> Target {
     let world = World::born();
-    let list = |version| match world.admission(version, vec![world.hello.measurement]) {
+    let list = |version| match world.admission(version, vec![DIGEST]) {
         Command::Admit { admission } => admission,
         _ => unreachable!("an admission"),
     };

@@ -1,23 +1,26 @@
-//! `toani admission`: the operators say which sandboxes may receive credentials.
+//! `toani admission`: the operators say which sandboxes may receive credentials, and which enclaves
+//! may give them jobs.
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use toani_protocol::{
     Hash,
     assurance::SandboxLevel,
     canonical,
-    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox},
-    sign::{Label, Signed},
+    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, TcbVersion},
+    sign::{Bytes, Label, Signed},
+    trust::TrustFile,
 };
 
-use crate::{client::Client, home::Home, keys, output::Output, serve::programs};
+use crate::{client::Client, home::Home, keys, output::Output, serve::programs, tee};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admission {
-    /// Replace the list: admit the sandbox program beside this one, and no other.
+    /// Replace the list: admit the sandbox program beside this one, on this machine's chip, and
+    /// the enclave that runs, and no others.
     ///
     /// Example: toani admission admit --sandbox
     Admit {
@@ -27,6 +30,10 @@ pub(crate) enum Admission {
         /// Where the plane's programs are; by default beside this one.
         #[arg(long)]
         programs: Option<PathBuf>,
+        /// The simulated machine's folder, if the instance lives on one; by default one of this
+        /// user's.
+        #[arg(long, env = "TOANI_MACHINE")]
+        machine: Option<PathBuf>,
     },
 }
 
@@ -36,29 +43,71 @@ pub(crate) async fn run(
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let Admission::Admit { sandbox: _, programs: given } = command;
+    let Admission::Admit { sandbox: _, programs: given, machine } = command;
     let programs = programs(given)?;
     let (supervisor, connector) =
         (programs.join("toani-sandbox"), programs.join("toani-connector"));
-    let measurement = toani_sandbox::measurement(&supervisor, &connector)
+    let digest = toani_sandbox::launch_digest(&supervisor, &connector)
         .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
+    let launch_digest = Bytes(digest.to_vec());
+    let trust = home.trust()?;
+    let chip = chip(&trust, &programs, machine)?;
     let instance = client.get("/v1/instance").await?;
+    let mrenclave = mrenclave(&trust, &instance)?;
     let version = instance.get("admission_version").and_then(Value::as_u64).unwrap_or(0);
+    let version = version.saturating_add(1);
+    let level = SandboxLevel::Native;
     let list = AdmissionList {
         format: AdmissionFormat::V1,
-        instance: home.trust()?.instance,
-        version: version.saturating_add(1),
-        sandboxes: vec![AdmittedSandbox { measurement, level: SandboxLevel::Native }],
+        instance: trust.instance,
+        version,
+        enclaves: vec![mrenclave],
+        sandboxes: vec![AdmittedSandbox { launch_digest: launch_digest.clone(), level }],
+        chips: vec![chip.clone()],
+        min_tcb: TcbVersion::default(),
+        refused_products: Vec::new(),
+        min_crl_number: None,
     };
     let signed = Signed::by(&keys::read_ed25519(&home.operator_key())?, Label::Admission, list)?;
     let bytes = canonical::encode(&signed)?;
     let hash = Hash::of(&bytes);
     client.admin_put("/admin/v1/admission", bytes).await?;
+    let sandbox = toani_protocol::instance::sandbox_hash(&digest);
     let result = json!({
-        "version": version.saturating_add(1), "hash": hash, "measurement": measurement, "level": "native",
+        "version": version, "hash": hash, "enclave": mrenclave, "sandbox": sandbox,
+        "launch_digest": launch_digest, "chip": chip, "level": level,
     });
     output.result(&result, |output| {
-        format!("{} sandbox {measurement} at level native", output.good("Admitted:"))
+        format!("{} sandbox {sandbox} at level native", output.good("Admitted:"))
     });
     Ok(())
+}
+
+/// The chip that the sandbox runs on.
+fn chip(
+    trust: &TrustFile,
+    programs: &std::path::Path,
+    machine: Option<PathBuf>,
+) -> anyhow::Result<Bytes> {
+    let Some(machine) = tee::simulated_chip(&trust.snp_roots, machine) else {
+        bail!(
+            "this instance believes AMD's roots alone, and the native sandbox is in no SEV-SNP \
+             guest: there is nothing to admit"
+        );
+    };
+    let machine = tee::simulated_machine(programs, Some(machine))?;
+    if !trust.snp_roots.contains(&machine.snp_root) {
+        bail!("the trust file does not name this machine's root; --machine names another folder");
+    }
+    Ok(machine.chip)
+}
+
+/// The enclave that runs, if the trust file names it too.
+fn mrenclave(trust: &TrustFile, instance: &Value) -> anyhow::Result<Hash> {
+    let said = instance.get("mrenclave").and_then(Value::as_str).unwrap_or_default();
+    let mrenclave: Hash = said.parse().context("the plane names no MRENCLAVE")?;
+    if !trust.mrenclaves.contains(&mrenclave) {
+        bail!("the plane runs {mrenclave}, which the trust file does not name");
+    }
+    Ok(mrenclave)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use toani_attestation::{Evidence, SnpVerdict, roots};
 use toani_enclave_host::now;
 use toani_protocol::{
-    BootId, Time,
+    BootId, Hash, Time,
     assurance::{SandboxLevel, Tee},
     canonical,
     trust::TrustFile,
@@ -38,7 +38,7 @@ pub(crate) enum Instance {
 pub(crate) enum Attestation {
     /// Verify evidence offline: a document of evidence, or what `GET /v1/instance` answered.
     ///
-    /// Example: toani attestation verify evidence.json --trust trust.json --boot boot_...
+    /// Example: toani attestation verify instance.json --trust trust.json
     Verify {
         file: PathBuf,
         /// By default the one of --home.
@@ -48,6 +48,9 @@ pub(crate) enum Attestation {
         /// answer names its own; an enclave's document names none.
         #[arg(long)]
         boot: Option<BootId>,
+        /// The hash of the boot's channel key, which its record names as `blob`.
+        #[arg(long, requires = "boot")]
+        channel: Option<Hash>,
         /// At which time it has to hold, in UTC (2026-11-25T14:00:00Z); by default now.
         #[arg(long)]
         at: Option<Time>,
@@ -72,7 +75,7 @@ pub(crate) async fn instance(
 }
 
 pub(crate) fn run(command: Attestation, home: &Home, output: &Output) -> anyhow::Result<()> {
-    let Attestation::Verify { file, trust, boot, at } = command;
+    let Attestation::Verify { file, trust, boot, channel, at } = command;
     let trust = match trust {
         Some(path) => home::read_trust(&path)?,
         None => home.trust()?,
@@ -99,12 +102,12 @@ pub(crate) fn run(command: Attestation, home: &Home, output: &Output) -> anyhow:
         show_guest(&verdict, output);
         return Ok(());
     }
-    let boot = boot.ok_or_else(|| {
-        let hint = "a document of evidence names no boot; say --boot, as the record or receipt \
-                    that names this evidence says it";
+    let (boot, channel) = boot.zip(channel).ok_or_else(|| {
+        let hint = "a document of evidence names no boot; say --boot and --channel, as the record \
+                    of the boot that names this evidence says them (boot, blob)";
         Failure::Usage(hint.to_owned())
     })?;
-    let proven = AttestedBoot::verify(&document, &boot, &trust, at)
+    let proven = AttestedBoot::verify(&document, &boot, channel, &trust, at)
         .map_err(|error| refused(error, "not proven"))?;
     show(&proven, None, output);
     Ok(())

@@ -23,6 +23,7 @@ use crate::{
     attestation,
     client::Client,
     failure::Failure,
+    hidden,
     home::Home,
     keys,
     output::{Output, table},
@@ -137,7 +138,7 @@ async fn put(
 fn read_value() -> anyhow::Result<Zeroizing<String>> {
     let mut value = Zeroizing::new(String::new());
     if std::io::stdin().is_terminal() {
-        value = Zeroizing::new(rpassword::prompt_password("Value (not shown): ")?);
+        value = hidden::ask("Value (not shown): ")?;
     } else {
         let limit = u64::try_from(CREDENTIAL_BYTES_MAX)?.saturating_add(2);
         std::io::stdin().take(limit).read_to_string(&mut value)?;

@@ -43,7 +43,8 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     }
     let programs = programs(command.programs)?;
     let (sgx_roots, snp_roots) = if command.simulator {
-        tee::simulated_roots(&programs, command.machine.clone())?
+        let machine = tee::simulated_machine(&programs, command.machine.clone())?;
+        (vec![machine.sgx_root], vec![machine.snp_root])
     } else {
         tee::require_sgx()?;
         tee::vendor_roots()

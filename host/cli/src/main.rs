@@ -12,6 +12,7 @@ mod credentials;
 mod draft;
 mod executions;
 mod failure;
+mod hidden;
 mod home;
 mod init;
 mod keys;

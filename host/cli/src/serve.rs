@@ -33,7 +33,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     programs: Option<PathBuf>,
     /// The simulated machine's folder, if the instance lives on one; by default one of this user's.
-    #[arg(long)]
+    #[arg(long, env = "TOANI_MACHINE")]
     machine: Option<PathBuf>,
     /// Executions that run at once.
     #[arg(long, default_value_t = 64)]
@@ -137,8 +137,10 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
         .init();
     let programs = programs(command.programs)?;
     let manifest = toani_gateway::manifest(&home.data())?;
+    let simulated_chip = tee::simulated_chip(&manifest.snp_roots, command.machine.clone());
     let runner = tee::runner(&programs, command.machine, &home.data(), &manifest)?;
     let mut config = Config::new(&home.data(), &programs, runner);
+    config.simulated_chip = simulated_chip;
     config.listen = command.listen;
     config.executions_at_once = command.executions;
     config.replay = command.replay.chosen();

@@ -19,7 +19,7 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
             format!("instance   {}", at("/instance/instance")),
             format!("boot       {}", at("/instance/boot")),
             format!("tee        {}: {}", at("/instance/tee"), at("/tee_means")),
-            format!("sandbox    {}: {}", at("/instance/sandbox"), at("/sandbox_means")),
+            format!("sandbox    {}", sandbox(&status)),
             format!("admission  version {}", at("/instance/admission_version")),
             format!("log        {} records durable", at("/log/durable")),
             format!(
@@ -43,4 +43,13 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
         lines.join("\n")
     });
     Ok(())
+}
+
+/// The level and what it means; there may be none connected.
+fn sandbox(status: &Value) -> String {
+    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+    match (text("/instance/sandbox"), text("/sandbox_means")) {
+        (Some(level), Some(means)) => format!("{level}: {means}"),
+        _ => "none".to_owned(),
+    }
 }

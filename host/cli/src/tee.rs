@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use toani_attestation::roots;
 use toani_enclave_host::Runner;
-use toani_protocol::{Hash, assurance::Tee, instance::Manifest};
+use toani_protocol::{Hash, assurance::Tee, instance::Manifest, sign::Bytes};
 
 pub(crate) const IMAGE: &str = "toani-image";
 pub(crate) const IMAGE_SIGNATURE: &str = "toani-image.sig";
@@ -21,11 +21,12 @@ const COLLATERAL: &str = "sgx-collateral.json";
 pub(crate) const SIMULATOR: &str = "toani-simulator";
 pub(crate) const SGX: &str = "toani-sgx";
 
-/// The roots under which the parts of an instance prove what they are.
+/// Under which roots a simulated machine's parts prove what they are, and its chip's id.
 #[derive(Debug, Deserialize)]
-struct SimulatedRoots {
-    sgx_root: Hash,
-    snp_root: Hash,
+pub(crate) struct SimulatedMachine {
+    pub(crate) sgx_root: Hash,
+    pub(crate) snp_root: Hash,
+    pub(crate) chip: Bytes,
 }
 
 /// The simulated machine of this user, where no other is named.
@@ -59,11 +60,11 @@ pub(crate) fn vendor_roots() -> (Vec<Hash>, Vec<Hash>) {
     (vec![roots::INTEL_SGX_ROOT_CA], amd.to_vec())
 }
 
-/// The test roots of a simulated machine, which is made if it is not there.
-pub(crate) fn simulated_roots(
+/// A simulated machine, which is made if it is not there.
+pub(crate) fn simulated_machine(
     programs: &Path,
     machine: Option<PathBuf>,
-) -> anyhow::Result<(Vec<Hash>, Vec<Hash>)> {
+) -> anyhow::Result<SimulatedMachine> {
     let program = programs.join(SIMULATOR);
     let output = Command::new(&program)
         .arg("--roots")
@@ -73,9 +74,13 @@ pub(crate) fn simulated_roots(
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let roots: SimulatedRoots =
-        serde_json::from_slice(&output.stdout).context("the simulator did not say its roots")?;
-    Ok((vec![roots.sgx_root], vec![roots.snp_root]))
+    serde_json::from_slice(&output.stdout).context("the simulator did not say its roots")
+}
+
+/// The simulated machine whose chip vouches for supervisors; none where AMD's do.
+pub(crate) fn simulated_chip(snp_roots: &[Hash], machine: Option<PathBuf>) -> Option<PathBuf> {
+    let hardware = snp_roots.iter().any(roots::sandbox_is_snp);
+    (!hardware).then(|| machine.unwrap_or_else(default_machine))
 }
 
 /// SGX for Intel's root, the simulator for any other.

@@ -119,6 +119,9 @@ pub struct Config {
     pub sandbox_program: PathBuf,
     /// `toani-connector`, linked statically.
     pub connector_program: PathBuf,
+    /// The folder of a simulated machine, whose chip is to vouch for the supervisor. Without it
+    /// the supervisor has to have hardware that does.
+    pub simulated_chip: Option<PathBuf>,
     pub replay: Replay,
     /// Executions that run at once; more of them wait.
     pub executions_at_once: u32,
@@ -143,6 +146,7 @@ impl Config {
             admin: None,
             sandbox_program: programs.join("toani-sandbox"),
             connector_program: programs.join("toani-connector"),
+            simulated_chip: None,
             replay: Replay::Embedded,
             executions_at_once: 64,
             rate_per_agent: Rate { per_second: 1_000, burst: 2_000 },
@@ -208,6 +212,7 @@ pub async fn serve(
     let paths = toani_sandbox::SupervisorPaths {
         supervisor: config.sandbox_program.clone(),
         connector: config.connector_program.clone(),
+        simulated_chip: config.simulated_chip.clone(),
     };
     let (alive, gone) = oneshot::channel();
     let (plane, listed) = boot::boot(&config, alive).await?;

@@ -3,12 +3,11 @@
 //! Whoever asks may go away at any time: what is written here runs in a task of its own, to its
 //! definite end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use toani_enclave_host::now;
 use toani_protocol::{
     ExecutionId, Reason, canonical,
-    job::SealedOutcome,
     limits::EVIDENCE_RETENTION_MS,
     record::ExecutionResult,
     wire::{ActionStatus, Answer, Command, Earlier, Finished, Read, Redeemed},
@@ -18,7 +17,11 @@ use crate::{
     ask::Asked,
     plane::{Plane, Settled},
     problem::Problem,
+    sandbox::Arrival,
 };
+
+/// How long a job may wait for the channel to be open.
+const RELEASE_MAX: Duration = Duration::from_secs(10);
 
 /// What an execution became.
 #[derive(Debug)]
@@ -78,33 +81,49 @@ async fn run(plane: &Arc<Plane>, redeemed: &Redeemed) -> Result<Finished, Ended>
     if let Err(reason) = plane.acknowledged(redeemed.size).await {
         return Err(abort(plane, execution, reason).await);
     }
-    // 8. The credential is opened, and leaves the enclave sealed to the supervisor.
-    let release = Command::Release { execution: execution.clone() };
-    let job = match plane.answer(release).await {
-        Ok(Answer::Job(job)) => job,
-        Ok(_) => return Err(abort(plane, execution, Reason::Internal).await),
-        Err(problem) => {
-            let reason = Reason::from_code(problem.code()).unwrap_or(Reason::Internal);
-            return Err(abort(plane, execution, reason).await);
-        }
+    // 8. The credential is opened, and leaves the enclave on the channel to the supervisor.
+    let arrival = match release(plane, execution).await {
+        Ok(arrival) => arrival,
+        Err(reason) => return Err(abort(plane, execution, reason).await),
     };
-    // 9 and 10. A new container acts, and dies; the supervisor scrubs and seals what it says.
-    let outcome = tokio::select! {
-        outcome = plane.sandbox().run(job, plane.outcome_wait()) => outcome,
-        _ = plane.failed() => None,
-    };
+    // 9 and 10. A new container acts, and dies; the supervisor scrubs what it says, and answers.
+    tokio::select! {
+        () = arrival.wait(plane.outcome_wait()) => {}
+        _ = plane.failed() => {}
+    }
     // 11 and 12. Receipt and record `finished`; the answer waits until that is durable.
-    finish(plane, execution, outcome).await.map_err(Ended)
+    finish(plane, execution).await.map_err(Ended)
+}
+
+/// Lets the job out. While both sides of the channel prove anew who they are, it waits.
+async fn release(plane: &Arc<Plane>, execution: &ExecutionId) -> Result<Arrival, Reason> {
+    let mut standing = plane.sandbox().standing();
+    let limit = tokio::time::sleep(RELEASE_MAX);
+    tokio::pin!(limit);
+    loop {
+        let before = *standing.borrow_and_update();
+        let arrival = plane.sandbox().expect(execution.clone());
+        let release = Command::Release { execution: execution.clone() };
+        match plane.answer(release).await {
+            Ok(Answer::Done) => return Ok(arrival),
+            Ok(_) => return Err(Reason::Internal),
+            Err(problem) => match Reason::from_code(problem.code()) {
+                Some(Reason::SandboxUnavailable) => {}
+                reason => return Err(reason.unwrap_or(Reason::Internal)),
+            },
+        }
+        tokio::select! {
+            _ = standing.wait_for(|now| now.opened_after(&before)) => {}
+            () = &mut limit => return Err(Reason::SandboxUnavailable),
+            _ = plane.failed() => return Err(Reason::SandboxUnavailable),
+        }
+    }
 }
 
 /// Without an outcome nobody knows what happened, and the record says so.
-async fn finish(
-    plane: &Arc<Plane>,
-    execution: &ExecutionId,
-    outcome: Option<SealedOutcome>,
-) -> Result<Finished, Problem> {
+async fn finish(plane: &Arc<Plane>, execution: &ExecutionId) -> Result<Finished, Problem> {
     let execution = execution.clone();
-    let Settled { answer, size } = plane.call(Command::Finish { execution, outcome }).await?;
+    let Settled { answer, size } = plane.call(Command::Finish { execution }).await?;
     // Log and store sync at the same time.
     let (durable, ()) = tokio::join!(plane.durable(size), keep_receipt(plane, &answer));
     durable?;

@@ -9,7 +9,7 @@ use toani_protocol::{
     wire::{Answer, Command, Effect, Facts, Redeemed},
 };
 use toani_store::ReplayError;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{Exit, keep::Keep, problem::Problem, sandbox::Sandbox};
 
@@ -37,8 +37,8 @@ pub(crate) struct Plane {
     /// The log size that the lists know.
     listed: watch::Sender<u64>,
     fault: watch::Sender<Option<Exit>>,
-    /// An admission list was activated: a sandbox that was refused may try again.
-    admitted: Notify,
+    /// Counts admission lists: a sandbox that was refused may try again.
+    admitted: watch::Sender<u64>,
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     running_max: u32,
@@ -82,7 +82,7 @@ impl Plane {
             acknowledged: watch::Sender::new(0),
             listed: watch::Sender::new(0),
             fault: watch::Sender::new(None),
-            admitted: Notify::new(),
+            admitted: watch::Sender::new(0),
             running: Arc::new(Semaphore::new(running)),
             waiting: Arc::new(Semaphore::new(EXECUTIONS_WAITING_MAX)),
             running_max: parts.executions_at_once,
@@ -111,8 +111,19 @@ impl Plane {
         &self.manifest
     }
 
-    pub(crate) fn admitted(&self) -> &Notify {
-        &self.admitted
+    /// Changes when an admission list was activated.
+    pub(crate) fn admitted(&self) -> watch::Receiver<u64> {
+        self.admitted.subscribe()
+    }
+
+    pub(crate) fn admit(&self) {
+        self.admitted.send_modify(|count| *count += 1);
+    }
+
+    /// The active admission list, as it was signed.
+    pub(crate) async fn admission_list(self: &Arc<Self>) -> Option<Vec<u8>> {
+        let Ok(Answer::Facts(facts)) = self.answer(Command::Status).await else { return None };
+        self.keep.blob(facts.admission).await.ok().flatten()
     }
 
     pub(crate) fn outcome_wait(&self) -> Duration {
@@ -162,6 +173,10 @@ impl Plane {
                 }
                 Effect::PutSalt { tenant, day, wrapped } => {
                     self.keep.put_salt(tenant, day, wrapped).await.map(|()| None)
+                }
+                Effect::Sandbox(step) => {
+                    self.sandbox.step(step);
+                    continue;
                 }
             };
             match kept {

@@ -1,18 +1,13 @@
-//! The gateway's side: it starts a supervisor and sends it sealed jobs.
+//! The gateway's side: it starts a supervisor and carries messages to and from it.
 
 use std::{
-    collections::HashMap,
     os::unix::net::UnixStream as StdStream,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
-use toani_protocol::job::{SandboxHello, SealedJob, SealedOutcome};
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -23,18 +18,24 @@ use tokio::{
     time::timeout,
 };
 
-use crate::messages::{self, EXECUTIONS_AT_ONCE_MAX, Message, Refusal, Request};
+use crate::messages::{self, FromSupervisor, ToSupervisor};
 
-/// Longest time from starting a supervisor to its hello.
-const HELLO_MS_MAX: u64 = 20_000;
+/// Longest time from starting a supervisor to its word that it is ready.
+const READY_MS_MAX: u64 = 20_000;
+/// Messages that wait for the supervisor; more is a supervisor that has stopped reading.
+const OUTGOING_MAX: usize = 4_096;
+/// Messages from the supervisor that nobody has taken; more wait in the stream.
+const INCOMING_MAX: usize = 64;
 
-/// Where the two programs are.
+/// Where the two programs are, and what vouches for them.
 #[derive(Debug, Clone)]
 pub struct SupervisorPaths {
     /// `toani-sandbox`.
     pub supervisor: PathBuf,
     /// `toani-connector`, linked statically.
     pub connector: PathBuf,
+    /// The folder of a simulated machine, whose chip is to vouch for the supervisor.
+    pub simulated_chip: Option<PathBuf>,
 }
 
 /// Why there is no supervisor.
@@ -44,29 +45,25 @@ pub enum SpawnError {
     Io(#[from] std::io::Error),
     /// The supervisor's own words: what is missing here, and what to allow.
     #[error("{0}")]
-    CannotIsolate(String),
+    CannotStart(String),
     #[error("the supervisor ended or did not answer before it was ready")]
-    NoHello,
+    NotReady,
 }
 
-/// Why a job has no outcome.
+/// The supervisor is gone, or does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RunError {
-    /// Whether the upstream was called is unknown.
-    #[error("the supervisor is gone")]
-    SandboxLost,
-    /// Whether the upstream was called is unknown.
-    #[error("the supervisor did not answer in time")]
-    TimedOut,
-    /// The job was not run.
-    #[error("the supervisor refused the job: {0}")]
-    Refused(Refusal),
-    /// The job was not sent.
-    #[error("the job is larger than a message may be")]
-    TooLarge,
-}
+#[error("the supervisor is gone")]
+pub struct SupervisorLost;
 
-type Pending = Mutex<Option<HashMap<u64, oneshot::Sender<Result<SealedOutcome, RunError>>>>>;
+/// A supervisor that has just started.
+#[derive(Debug)]
+pub struct Started {
+    pub client: SupervisorClient,
+    /// What it says next; closed when it is gone.
+    pub messages: mpsc::Receiver<FromSupervisor>,
+    /// What it says of itself, for people to compare. Nothing is believed of it without evidence.
+    pub launch_digest: Vec<u8>,
+}
 
 /// A supervisor that runs. Dropping all clones ends it, and every container with it.
 #[derive(Debug, Clone)]
@@ -77,10 +74,7 @@ pub struct SupervisorClient {
 #[derive(Debug)]
 struct Inner {
     pid: u32,
-    next: AtomicU64,
-    /// `None` once the supervisor is gone.
-    pending: Arc<Pending>,
-    outgoing: mpsc::Sender<Vec<u8>>,
+    outgoing: mpsc::Sender<ToSupervisor>,
     gone: watch::Receiver<bool>,
     reader: tokio::task::AbortHandle,
 }
@@ -92,51 +86,36 @@ impl Drop for Inner {
 }
 
 impl SupervisorClient {
-    /// Starts a supervisor and waits for its hello.
+    /// Starts a supervisor and waits until it is ready.
     ///
     /// # Errors
     /// See [`SpawnError`]; nothing is left running then.
-    pub async fn spawn(paths: &SupervisorPaths) -> Result<(Self, SandboxHello), SpawnError> {
+    pub async fn spawn(paths: &SupervisorPaths) -> Result<Started, SpawnError> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let (mut input, output) = UnixStream::from_std(ours)?.into_split();
         let (pid, gone) = start(paths, theirs).await?;
-        let hello =
-            timeout(Duration::from_millis(HELLO_MS_MAX), messages::read::<Message>(&mut input));
-        let hello = match hello.await {
-            Ok(Ok(Message::Hello(hello))) => hello,
-            Ok(Ok(Message::CannotStart(why))) => return Err(SpawnError::CannotIsolate(why)),
-            _ => return Err(SpawnError::NoHello),
+        let first = messages::read::<FromSupervisor>(&mut input);
+        let launch_digest = match timeout(Duration::from_millis(READY_MS_MAX), first).await {
+            Ok(Ok(FromSupervisor::Ready { launch_digest })) => launch_digest,
+            Ok(Ok(FromSupervisor::CannotStart(why))) => return Err(SpawnError::CannotStart(why)),
+            _ => return Err(SpawnError::NotReady),
         };
-        let pending = Arc::new(Mutex::new(Some(HashMap::new())));
-        let (outgoing, queue) = mpsc::channel(EXECUTIONS_AT_ONCE_MAX);
+        let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+        let (incoming, messages) = mpsc::channel(INCOMING_MAX);
         tokio::spawn(write(output, queue));
-        let reader = tokio::spawn(read(input, Arc::clone(&pending))).abort_handle();
-        let inner = Inner { pid, next: AtomicU64::new(0), pending, outgoing, gone, reader };
-        let inner = Arc::new(inner);
-        Ok((Self { inner }, hello))
+        let reader = tokio::spawn(read(input, incoming)).abort_handle();
+        let inner = Inner { pid, outgoing, gone, reader };
+        let client = Self { inner: Arc::new(inner) };
+        Ok(Started { client, messages, launch_digest })
     }
 
-    /// Runs one job. Cancelling the future does not cancel the execution.
+    /// Sends a message after those before it, without waiting.
     ///
     /// # Errors
-    /// See [`RunError`].
-    pub async fn run(&self, job: SealedJob, wait_max: Duration) -> Result<SealedOutcome, RunError> {
-        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let frame = messages::frame(&Request { id, job }).map_err(|_| RunError::TooLarge)?;
-        let (sender, receiver) = oneshot::channel();
-        match lock(&self.inner.pending).as_mut() {
-            Some(pending) => pending.insert(id, sender),
-            None => return Err(RunError::SandboxLost),
-        };
-        let _forget = Forget { pending: &self.inner.pending, id };
-        let answer = async {
-            if self.inner.outgoing.send(frame).await.is_err() {
-                return Err(RunError::SandboxLost);
-            }
-            receiver.await.unwrap_or(Err(RunError::SandboxLost))
-        };
-        timeout(wait_max, answer).await.unwrap_or(Err(RunError::TimedOut))
+    /// The supervisor is gone, or too much waits for it already.
+    pub fn send(&self, message: ToSupervisor) -> Result<(), SupervisorLost> {
+        self.inner.outgoing.try_send(message).map_err(|_| SupervisorLost)
     }
 
     /// The supervisor's process id, for messages to people.
@@ -152,27 +131,6 @@ impl SupervisorClient {
     }
 }
 
-/// Forgets a job that nobody waits for any more.
-struct Forget<'a> {
-    pending: &'a Pending,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if let Some(pending) = lock(self.pending).as_mut() {
-            pending.remove(&self.id);
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    match mutex.lock() {
-        Ok(guard) => guard,
-        Err(poisoned) => poisoned.into_inner(),
-    }
-}
-
 /// Starts the process on a thread that lives as long as it does: the supervisor asks to be killed
 /// when the thread that started it ends.
 async fn start(
@@ -183,6 +141,11 @@ async fn start(
     command
         .arg("supervise")
         .arg(&paths.connector)
+        .args(
+            paths.simulated_chip.iter().flat_map(|machine| {
+                [std::ffi::OsStr::new("--simulated-chip"), machine.as_os_str()]
+            }),
+        )
         .env_clear()
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(stream)))
         .stdout(Stdio::null());
@@ -207,27 +170,19 @@ async fn start(
     Ok((pid, gone))
 }
 
-async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = queue.recv().await {
+async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<ToSupervisor>) {
+    while let Some(message) = queue.recv().await {
+        let Ok(frame) = messages::frame(&message) else { break };
         if output.write_all(&frame).await.is_err() {
             break;
         }
     }
 }
 
-async fn read(mut input: OwnedReadHalf, pending: Arc<Pending>) {
-    while let Ok(message) = messages::read::<Message>(&mut input).await {
-        let (id, answer) = match message {
-            Message::Outcome { id, outcome } => (id, Ok(outcome)),
-            Message::Refused { id, reason } => (id, Err(RunError::Refused(reason))),
-            Message::Hello(_) | Message::CannotStart(_) => break,
-        };
-        let waiting = lock(&pending).as_mut().and_then(|all| all.remove(&id));
-        if let Some(waiting) = waiting {
-            // Whoever waited may have given up.
-            let _ = waiting.send(answer);
+async fn read(mut input: OwnedReadHalf, incoming: mpsc::Sender<FromSupervisor>) {
+    while let Ok(message) = messages::read(&mut input).await {
+        if incoming.send(message).await.is_err() {
+            break;
         }
     }
-    // Dropping the senders tells all who wait.
-    lock(&pending).take();
 }

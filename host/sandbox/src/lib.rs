@@ -1,14 +1,15 @@
 //! The sandbox: one new, isolated process per execution, and one way out of it.
 //!
 //! ```text
-//! gateway ── SupervisorClient ── fd 3 ──▶ supervisor ── launcher ──▶ container: connector
-//!                sealed jobs                │  opens jobs, scrubs, seals outcomes      │
+//! gateway ── SupervisorClient ── fd 0 ──▶ supervisor ── launcher ──▶ container: connector
+//!           bytes of the channel            │  takes jobs, scrubs, answers             │
 //!                                           └────────── door ◀── descriptor 3 ─────────┘
 //! ```
 //!
-//! - [`client`]: what the gateway uses. It starts the supervisor and sends it sealed jobs.
+//! - [`client`]: what the gateway uses. It starts the supervisor and carries the channel's bytes.
 //! - [`supervisor`]: what the process `toani-sandbox` does with them.
-//! - [`seal`]: opening jobs and sealing outcomes.
+//! - `connection`: its end of the attested channel; [`peer`] says whom it takes jobs from,
+//!   [`evidence`] what it shows of itself.
 //! - [`driver`]: what isolates; [`native`] does it with namespaces, seccomp and limits.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
@@ -17,15 +18,17 @@
 
 pub mod address;
 pub mod client;
+mod connection;
 pub mod door;
 pub mod driver;
+pub mod evidence;
 pub mod execution;
 pub mod measurement;
 pub mod messages;
 pub mod native;
+pub mod peer;
 pub mod scrub;
-pub mod seal;
 pub mod supervisor;
 
-pub use client::{RunError, SpawnError, SupervisorClient, SupervisorPaths};
-pub use measurement::measurement;
+pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
+pub use measurement::launch_digest;

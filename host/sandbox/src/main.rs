@@ -10,13 +10,17 @@ use rustix::{
         set_parent_process_death_signal, setrlimit,
     },
 };
+use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
-    messages::{self, Message},
+    evidence::SimulatedChip,
+    messages::{self, FromSupervisor},
     native::{self, Native},
-    seal::JobKey,
     supervisor,
 };
 use tokio::net::UnixStream;
+
+/// Names the folder of a simulated machine, whose chip vouches for this process.
+const SIMULATED_CHIP: &str = "--simulated-chip";
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
@@ -27,9 +31,13 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let done = match arguments.as_slice() {
         [mode] if mode == native::LAUNCHER_MODE => native::launcher(),
-        [mode, connector] if mode == "supervise" => supervise(connector.as_ref()),
+        [mode, connector, chip, machine] if mode == "supervise" && chip == SIMULATED_CHIP => {
+            supervise(connector.as_ref(), Some(machine.as_ref()))
+        }
+        [mode, connector] if mode == "supervise" => supervise(connector.as_ref(), None),
         _ => Err(anyhow::anyhow!(
-            "this program is started by toani's gateway, as: toani-sandbox supervise CONNECTOR"
+            "this program is started by toani's gateway, as: \
+             toani-sandbox supervise CONNECTOR {SIMULATED_CHIP} MACHINE"
         )),
     };
     match done {
@@ -57,7 +65,7 @@ fn harden() -> rustix::io::Result<()> {
     }
 }
 
-fn supervise(connector: &Path) -> anyhow::Result<()> {
+fn supervise(connector: &Path, simulated: Option<&Path>) -> anyhow::Result<()> {
     harden().context("cannot protect the supervisor's memory")?;
     // A panic's message could hold what it tripped over.
     std::panic::set_hook(Box::new(|_| supervisor::log("a task panicked")));
@@ -69,27 +77,42 @@ fn supervise(connector: &Path) -> anyhow::Result<()> {
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let end = runtime.block_on(serve(stream, connector));
+    let end = runtime.block_on(serve(stream, connector, simulated));
     // A name that is still being resolved is nothing to wait for.
     runtime.shutdown_background();
     end
 }
 
-async fn serve(stream: std::os::unix::net::UnixStream, connector: &Path) -> anyhow::Result<()> {
+async fn serve(
+    stream: std::os::unix::net::UnixStream,
+    connector: &Path,
+    simulated: Option<&Path>,
+) -> anyhow::Result<()> {
     let mut stream = UnixStream::from_std(stream)?;
-    let (driver, lost, measurement) = match Native::start(connector).await {
-        Ok(started) => started,
+    match start(connector, simulated).await {
+        Ok((driver, lost, source, launch_digest)) => tokio::select! {
+            end = supervisor::serve(stream, Arc::new(driver), Arc::new(source), launch_digest) => {
+                end.context("the gateway's stream")
+            }
+            () = lost => bail!("the launcher ended"),
+        },
         Err(error) => {
-            let why = error.to_string();
-            messages::write(&mut stream, &Message::CannotStart(why.clone())).await?;
-            bail!(why);
+            let why = format!("{error:#}");
+            messages::write(&mut stream, &FromSupervisor::CannotStart(why.clone())).await?;
+            bail!(why)
         }
-    };
-    let key = Arc::new(JobKey::generate()?);
-    tokio::select! {
-        end = supervisor::serve(stream, Arc::new(driver), key, measurement) => {
-            end.context("the gateway's stream")
-        }
-        () = lost => bail!("the launcher ended"),
     }
+}
+
+async fn start(
+    connector: &Path,
+    simulated: Option<&Path>,
+) -> anyhow::Result<(Native, impl Future<Output = ()> + use<>, SimulatedChip, LaunchDigest)> {
+    let machine = simulated.context(
+        "a supervisor has to prove what it is, and the native sandbox is in no SEV-SNP guest. \
+         Where the instance lives on a simulated machine, --simulated-chip names it",
+    )?;
+    let (driver, lost, launch_digest) = Native::start(connector).await?;
+    let source = SimulatedChip::of(machine, launch_digest)?;
+    Ok((driver, lost, source, launch_digest))
 }

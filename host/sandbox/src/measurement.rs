@@ -1,23 +1,28 @@
-//! What a supervisor says it is.
+//! The launch digest of a supervisor that runs as a process: what it would be measured as if it and
+//! its connector were a guest's whole content.
 
 use std::{fs::File, io, path::Path};
 
-use sha2::{Digest, Sha256};
-use toani_protocol::ids::Hash;
+use sha2::{Digest, Sha256, Sha384};
+use toani_protocol::{ids::Hash, instance::LaunchDigest};
 
 const LABEL: &str = "toani/v1/sandbox-native";
 
-/// The measurement of a supervisor's executable with a connector's executable.
+/// The launch digest of a supervisor's executable with a connector's executable.
 ///
 /// # Errors
 /// One of the files cannot be read.
-pub fn measurement(supervisor: &Path, connector: &Path) -> io::Result<Hash> {
+pub fn launch_digest(supervisor: &Path, connector: &Path) -> io::Result<LaunchDigest> {
     Ok(combine(hash_of(File::open(supervisor)?)?, hash_of(File::open(connector)?)?))
 }
 
-/// The measurement of two executables whose SHA-256 are known.
-pub fn combine(supervisor: Hash, connector: Hash) -> Hash {
-    Hash::of_parts(LABEL, &[supervisor.as_bytes(), connector.as_bytes()])
+/// SHA-384 over a label, a zero byte, and the SHA-256 of both executables.
+pub(crate) fn combine(supervisor: Hash, connector: Hash) -> LaunchDigest {
+    let digest = Sha384::new_with_prefix(LABEL)
+        .chain_update([0])
+        .chain_update(supervisor.as_bytes())
+        .chain_update(connector.as_bytes());
+    digest.finalize().into()
 }
 
 /// SHA-256 of all that `input` holds.

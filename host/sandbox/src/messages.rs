@@ -1,52 +1,61 @@
-//! Between gateway and supervisor: frames of a 32-bit little-endian length and postcard.
+//! Between gateway and supervisor: frames of a 32-bit little-endian length and postcard. What the
+//! channel carries is inside, and nobody on this way can read or change it.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toani_protocol::{
-    job::{FRAME_PREFIX_BYTES, SandboxHello, SealedJob, SealedOutcome},
-    limits::FRAME_BYTES_MAX,
-    wire,
+    ids::BootId, job::FRAME_PREFIX_BYTES, limits::DOCUMENT_BYTES_MAX, sign::PublicKey, wire,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The largest message: a sealed frame and what is said about it.
-pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + 4 * 1024;
-/// Executions at once. What exceeds it waits in the stream.
+/// The largest message: a connection's beginning with a manifest and an admission list.
+pub const MESSAGE_BYTES_MAX: usize = 2 * DOCUMENT_BYTES_MAX + 4 * 1024;
+/// Bytes of a channel in one message.
+pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Executions at once. What exceeds it waits.
 pub const EXECUTIONS_AT_ONCE_MAX: usize = 256;
 
-/// Gateway to supervisor: an execution, under a number that the answer repeats.
+/// Gateway to supervisor.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
-    pub id: u64,
-    pub job: SealedJob,
+pub enum ToSupervisor {
+    /// Begins a connection; the one before ends.
+    Connect(Box<Connect>),
+    /// A newer `Signed<AdmissionList>`.
+    Admission(Vec<u8>),
+    /// What the enclave sent on a connection.
+    Bytes { connection: u64, bytes: Vec<u8> },
+}
+
+/// What it takes to judge an enclave. The gateway says it; signatures and evidence prove it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connect {
+    /// The gateway's name for the connection.
+    pub connection: u64,
+    /// Canonical: its hash is the instance that both sides have to prove to be of.
+    pub manifest: Vec<u8>,
+    /// Canonical `Signed<AdmissionList>` of the manifest's operators.
+    pub admission: Vec<u8>,
+    pub boot: EnclaveBoot,
+}
+
+/// What the enclave's evidence vouches for beside its channel key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnclaveBoot {
+    pub boot: BootId,
+    pub chain_key: PublicKey,
+    pub intake_key: [u8; 32],
 }
 
 /// Supervisor to gateway.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub enum Message {
-    /// First of all: the supervisor is ready.
-    Hello(SandboxHello),
-    /// First and last: it cannot isolate here. A sentence that says what to allow.
+pub enum FromSupervisor {
+    /// First of all: the supervisor is ready, and has this launch digest.
+    Ready { launch_digest: Vec<u8> },
+    /// First and last: it cannot work here. A sentence that says what is missing.
     CannotStart(String),
-    Outcome {
-        id: u64,
-        outcome: SealedOutcome,
-    },
-    /// The job was not run, and no connection was opened for it.
-    Refused {
-        id: u64,
-        reason: Refusal,
-    },
-}
-
-/// Why a job was not run. Without its key there is no sealed outcome that could say so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    #[error("the job is not sealed to this life of the supervisor, or was changed")]
-    NotForUs,
-    #[error("this job came before in this life of the supervisor")]
-    SeenBefore,
-    #[error("the supervisor's memory of jobs is full: start it anew")]
-    MemoryFull,
+    /// For the enclave.
+    Bytes { connection: u64, bytes: Vec<u8> },
+    /// A connection is over, and why.
+    Ended { connection: u64, why: String },
 }
 
 /// Why a frame could not be read or written.
@@ -120,17 +129,17 @@ mod tests {
 
     #[test]
     fn a_message_comes_through_and_a_cut_one_does_not() {
-        let message = Message::Refused { id: 7, reason: Refusal::SeenBefore };
+        let message = FromSupervisor::Bytes { connection: 7, bytes: vec![1, 2, 3] };
         let bytes = frame(&message).unwrap();
-        assert_eq!(block(read::<Message>(&mut bytes.as_slice())).unwrap(), message);
+        assert_eq!(block(read::<FromSupervisor>(&mut bytes.as_slice())).unwrap(), message);
         for cut in 0..bytes.len() {
-            assert!(block(read::<Message>(&mut &bytes[..cut])).is_err(), "{cut}");
+            assert!(block(read::<FromSupervisor>(&mut &bytes[..cut])).is_err(), "{cut}");
         }
     }
 
     #[test]
     fn a_length_beyond_the_limit_allocates_nothing() {
-        let end = block(read::<Message>(&mut [0xff; 64].as_slice()));
+        let end = block(read::<FromSupervisor>(&mut [0xff; 64].as_slice()));
         assert!(matches!(end, Err(FrameError::Malformed)));
     }
 
@@ -140,8 +149,8 @@ mod tests {
             let mut framed = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
             framed.extend_from_slice(&bytes);
             for input in [&bytes, &framed] {
-                let _ = block(read::<Message>(&mut input.as_slice()));
-                let _ = block(read::<Request>(&mut input.as_slice()));
+                let _ = block(read::<FromSupervisor>(&mut input.as_slice()));
+                let _ = block(read::<ToSupervisor>(&mut input.as_slice()));
             }
         }
     }

@@ -26,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Signal, pidfd_send_signal},
 };
-use toani_protocol::{ids::Hash, job::JobOutcome, policy::Class};
+use toani_protocol::{ids::Hash, instance::LaunchDigest, job::JobOutcome, policy::Class};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
@@ -81,17 +81,17 @@ pub struct Native {
 
 impl Native {
     /// Reads the connector, starts a launcher and tries one container. Returns the driver, a
-    /// future that ends when the launcher does, and the measurement of this program with the
+    /// future that ends when the launcher does, and the launch digest of this program with the
     /// connector.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
         connector: &Path,
-    ) -> Result<(Self, impl Future<Output = ()> + use<>, Hash), StartError> {
+    ) -> Result<(Self, impl Future<Output = ()> + use<>, LaunchDigest), StartError> {
         let program = std::fs::read(connector).map_err(StartError::Connector)?;
         let own = File::open("/proc/self/exe").and_then(measurement::hash_of)?;
-        let measurement = measurement::combine(own, Hash::of(&program));
+        let launch_digest = measurement::combine(own, Hash::of(&program));
         let memory = in_memory(&program).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -104,7 +104,7 @@ impl Native {
             // A sender that is dropped says the same.
             let _ = ended.await;
         };
-        Ok((driver, ended, measurement))
+        Ok((driver, ended, launch_digest))
     }
 
     /// One container, looked at from outside. The steps have said that they worked; this checks

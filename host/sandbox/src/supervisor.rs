@@ -1,88 +1,245 @@
-//! What the supervisor's process does: it takes sealed jobs, runs each in a container of its own,
-//! and answers with sealed outcomes.
+//! What the supervisor's process does: it opens an attested channel to the enclave, takes jobs from
+//! it, runs each in a container of its own, and answers with outcomes.
 
 use std::sync::Arc;
 
-use toani_protocol::{ids::Hash, job::SandboxHello};
+use getrandom::{SysRng, rand_core::UnwrapErr};
+use toani_protocol::{
+    evidence::ReportData,
+    instance::LaunchDigest,
+    job::{JobMessage, JobOutcome, OutcomeMessage},
+    limits::OPEN_EXECUTIONS_MAX,
+};
+use toani_tls::ChannelKey;
 use tokio::{
+    io::AsyncRead,
     net::UnixStream,
     sync::{Semaphore, mpsc},
 };
 
 use crate::{
+    connection::{Brought, Connection, vouched},
     driver::{Driver, Parked},
+    evidence::{EvidenceError, EvidenceSource},
     execution::{self, Work},
-    messages::{self, EXECUTIONS_AT_ONCE_MAX, FrameError, Message, Request},
-    seal::{JobKey, OpenJob},
+    messages::{
+        self, CHUNK_BYTES_MAX, Connect, EXECUTIONS_AT_ONCE_MAX, FrameError, FromSupervisor,
+        ToSupervisor,
+    },
+    peer::Terms,
 };
+
+/// Messages that wait to be taken or written.
+const QUEUE_MAX: usize = 64;
 
 /// Serves one gateway until it closes the stream.
 ///
 /// # Errors
 /// The stream failed, or what came is no message.
-pub async fn serve<D: Driver>(
+pub async fn serve<D: Driver, E: EvidenceSource>(
     stream: UnixStream,
     driver: Arc<D>,
-    key: Arc<JobKey>,
-    measurement: Hash,
+    source: Arc<E>,
+    launch_digest: LaunchDigest,
 ) -> Result<(), FrameError> {
-    let (mut input, mut output) = stream.into_split();
-    let hello = SandboxHello { measurement, key: key.public() };
-    messages::write(&mut output, &Message::Hello(hello)).await?;
-
-    let (answers, mut outgoing) = mpsc::channel::<Message>(EXECUTIONS_AT_ONCE_MAX);
+    let (input, mut output) = stream.into_split();
+    let ready = FromSupervisor::Ready { launch_digest: launch_digest.to_vec() };
+    messages::write(&mut output, &ready).await?;
+    let (answers, mut outgoing) = mpsc::channel::<FromSupervisor>(QUEUE_MAX);
+    let (orders, ordered) = mpsc::channel(QUEUE_MAX);
     let writing = async {
         while let Some(message) = outgoing.recv().await {
             messages::write(&mut output, &message).await?;
         }
         Ok(())
     };
-    let room = Arc::new(Semaphore::new(EXECUTIONS_AT_ONCE_MAX));
-    let reading = async {
-        loop {
-            let request = match messages::read::<Request>(&mut input).await {
-                Ok(request) => request,
-                Err(FrameError::Closed) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                return Ok(());
-            };
-            let (driver, key, answers) = (Arc::clone(&driver), Arc::clone(&key), answers.clone());
-            tokio::spawn(async move {
-                if let Some(message) = answer(&*driver, &key, request).await {
-                    // Nobody is left to be told if this fails; the gateway knows the job as lost.
-                    let _ = answers.send(message).await;
-                }
-                drop(permit);
-            });
-        }
-    };
     tokio::select! {
         end = writing => end,
-        end = reading => end,
+        end = read(input, orders) => end,
+        () = Supervisor::new(driver, source, answers).work(ordered) => Ok(()),
     }
 }
 
-/// `None` if the outcome cannot be sealed: then nobody may be told that nothing happened.
-async fn answer<D: Driver>(driver: &D, key: &JobKey, request: Request) -> Option<Message> {
-    let id = request.id;
-    let OpenJob { header, job, answer } = match key.open(&request.job) {
-        Ok(open) => open,
-        Err(reason) => return Some(Message::Refused { id, reason }),
-    };
-    let outcome = match Work::new(job) {
-        None => execution::not_run(),
-        Some(work) => match driver.prepare(work.class()).await {
-            Ok(parked) => parked.run(work).await,
-            Err(error) => {
-                log(&format!("execution {}: {error}", header.execution));
-                execution::not_run()
+async fn read(
+    mut input: impl AsyncRead + Unpin,
+    orders: mpsc::Sender<ToSupervisor>,
+) -> Result<(), FrameError> {
+    loop {
+        match messages::read(&mut input).await {
+            Ok(order) => {
+                if orders.send(order).await.is_err() {
+                    return Ok(());
+                }
             }
-        },
-    };
-    let outcome = answer.seal(&outcome)?;
-    Some(Message::Outcome { id, outcome })
+            Err(FrameError::Closed) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What came of a job, and the connection on which it came.
+type Done = (u64, OutcomeMessage);
+
+struct Supervisor<D, E> {
+    driver: Arc<D>,
+    source: Arc<E>,
+    /// Of this life: evidence names it.
+    key: ChannelKey,
+    connection: Option<(u64, Connection)>,
+    answers: mpsc::Sender<FromSupervisor>,
+    done: mpsc::Sender<Done>,
+    outcomes: mpsc::Receiver<Done>,
+    /// Jobs that are here, and of these those that run.
+    here: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
+    fn new(driver: Arc<D>, source: Arc<E>, answers: mpsc::Sender<FromSupervisor>) -> Self {
+        let (done, outcomes) = mpsc::channel(EXECUTIONS_AT_ONCE_MAX);
+        Self {
+            driver,
+            source,
+            key: ChannelKey::generate(&mut UnwrapErr(SysRng)),
+            connection: None,
+            answers,
+            done,
+            outcomes,
+            here: Arc::new(Semaphore::new(OPEN_EXECUTIONS_MAX)),
+            running: Arc::new(Semaphore::new(EXECUTIONS_AT_ONCE_MAX)),
+        }
+    }
+
+    async fn work(mut self, mut orders: mpsc::Receiver<ToSupervisor>) {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(ToSupervisor::Connect(connect)) => self.connect(*connect).await,
+                    Some(ToSupervisor::Admission(list)) => self.admission(&list).await,
+                    Some(ToSupervisor::Bytes { connection, bytes }) => {
+                        self.go_on(connection, |open| open.receive(&bytes)).await;
+                    }
+                    None => return,
+                },
+                Some((connection, outcome)) = self.outcomes.recv() => {
+                    self.go_on(connection, |open| open.send(outcome)).await;
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self, connect: Connect) {
+        let number = connect.connection;
+        let before = self.connection.take();
+        let terms = Terms::new(&connect).and_then(|terms| match &before {
+            Some((_, before)) => terms.after(before.terms()),
+            None => Ok(terms),
+        });
+        let terms = match terms {
+            Ok(terms) => terms,
+            Err(error) => {
+                // Its list stays the least that is taken.
+                self.connection = before;
+                return self.ended(number, &error).await;
+            }
+        };
+        let begun = match self.evidence(vouched(&self.key, &terms)).await {
+            Ok(evidence) => Connection::new(&self.key, terms, &evidence),
+            Err(error) => Err(error.into()),
+        };
+        match begun {
+            Ok(connection) => self.connection = Some((number, connection)),
+            Err(error) => self.ended(number, &error).await,
+        }
+    }
+
+    async fn admission(&mut self, list: &[u8]) {
+        let Some((number, connection)) = &self.connection else { return };
+        let number = *number;
+        match connection.terms().under(list) {
+            Ok(terms) => self.go_on(number, |open| open.under(terms)).await,
+            Err(error) => log(&format!("an admission list is not taken: {error}")),
+        }
+    }
+
+    /// Moves the connection of this number, if it is the one that there is.
+    async fn go_on(&mut self, number: u64, step: impl FnOnce(&mut Connection) -> Brought) {
+        let Some((open, connection)) = &mut self.connection else { return };
+        if *open != number {
+            return;
+        }
+        let mut brought = step(connection);
+        loop {
+            let needed = brought.needed.take();
+            self.deliver(number, brought).await;
+            let Some(report_data) = needed else { return };
+            let evidence = self.evidence(report_data).await;
+            let Some((_, connection)) = &mut self.connection else { return };
+            brought = match evidence {
+                Ok(evidence) => connection.evidence(&evidence),
+                Err(error) => Brought { ended: Some(error.into()), ..Brought::default() },
+            };
+        }
+    }
+
+    async fn deliver(&mut self, connection: u64, brought: Brought) {
+        for bytes in brought.bytes.chunks(CHUNK_BYTES_MAX) {
+            self.say(FromSupervisor::Bytes { connection, bytes: bytes.to_vec() }).await;
+        }
+        for job in brought.jobs {
+            self.start(connection, job);
+        }
+        if let Some(why) = brought.ended {
+            self.ended(connection, &why).await;
+        }
+    }
+
+    async fn ended(&self, connection: u64, why: &impl std::fmt::Display) {
+        self.say(FromSupervisor::Ended { connection, why: why.to_string() }).await;
+    }
+
+    async fn say(&self, message: FromSupervisor) {
+        // Nobody is left to be told if this fails.
+        let _ = self.answers.send(message).await;
+    }
+
+    /// Evidence may take a while, and is made where it keeps no container waiting.
+    async fn evidence(&self, report_data: ReportData) -> Result<Vec<u8>, EvidenceError> {
+        let source = Arc::clone(&self.source);
+        let made = tokio::task::spawn_blocking(move || source.evidence(&report_data)).await;
+        made.unwrap_or_else(|_| Err(EvidenceError("its source panicked".into())))
+    }
+
+    /// The enclave lets out no more jobs than there may be executions, and no job twice.
+    fn start(&self, connection: u64, message: JobMessage) {
+        let Ok(here) = Arc::clone(&self.here).try_acquire_owned() else {
+            return log("more jobs came than executions can be open");
+        };
+        let (driver, done) = (Arc::clone(&self.driver), self.done.clone());
+        let running = Arc::clone(&self.running);
+        tokio::spawn(async move {
+            let Ok(running) = running.acquire_owned().await else { return };
+            let JobMessage { execution, jti, job } = message;
+            let outcome = match Work::new(job) {
+                None => execution::not_run(),
+                Some(work) => run(&*driver, &execution, work).await,
+            };
+            drop(running);
+            // Nobody waits any more if this fails: the supervisor ends.
+            let _ = done.send((connection, OutcomeMessage { execution, jti, outcome })).await;
+            drop(here);
+        });
+    }
+}
+
+async fn run<D: Driver>(driver: &D, execution: &impl std::fmt::Display, work: Work) -> JobOutcome {
+    match driver.prepare(work.class()).await {
+        Ok(parked) => parked.run(work).await,
+        Err(error) => {
+            log(&format!("execution {execution}: {error}"));
+            execution::not_run()
+        }
+    }
 }
 
 /// One line on the process's log. Never a byte of a job.

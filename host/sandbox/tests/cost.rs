@@ -47,9 +47,8 @@ async fn cost_of_an_execution() {
     let at_once = Instant::now();
     let runs: Vec<_> = (0..ROUNDS)
         .map(|_| {
-            let (job, _) = bench.seal(&empty, b"secret");
-            let client = bench.client.clone();
-            tokio::spawn(async move { client.run(job, common::WAIT).await.unwrap() })
+            let (link, empty) = (bench.link.clone(), empty.clone());
+            tokio::spawn(async move { link.run(&empty, b"secret").await.unwrap() })
         })
         .collect();
     for run in runs {

@@ -3,10 +3,12 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::{Arc, atomic::Ordering};
 
 use common::{
-    Bench, Opener, WAIT, children_of, connector, kill, until,
+    Bench, children_of, connector,
+    enclave::Lost,
+    kill, until,
     upstream::{Identity, Upstream},
 };
 use toani_protocol::{
@@ -14,7 +16,6 @@ use toani_protocol::{
     job::{JobEnd, JobOutcome},
     policy::{Injection, Method, TlsTrust},
 };
-use toani_sandbox::{RunError, messages::Refusal};
 
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
 
@@ -138,7 +139,7 @@ async fn a_killed_launcher_ends_the_supervisor() {
     bench.client.gone().await;
     let upstream = Upstream::start().await;
     let end = bench.try_run(&upstream.plan("/ok", None), b"").await;
-    assert_eq!(end.unwrap_err(), RunError::SandboxLost);
+    assert_eq!(end.unwrap_err(), Lost);
 }
 
 #[tokio::test]
@@ -257,9 +258,9 @@ async fn a_killed_supervisor_is_lost_with_all_it_started() {
         containers
     };
     let (end, containers) = tokio::join!(bench.try_run(&plan, b""), killed);
-    assert_eq!(end.unwrap_err(), RunError::SandboxLost);
+    assert_eq!(end.unwrap_err(), Lost);
     bench.client.gone().await;
-    assert_eq!(bench.try_run(&plan, b"").await.unwrap_err(), RunError::SandboxLost);
+    assert_eq!(bench.try_run(&plan, b"").await.unwrap_err(), Lost);
     until("launcher and container end", || {
         containers.iter().chain([&launcher]).all(|pid| common::status(*pid, "State:").is_none())
     })
@@ -279,40 +280,14 @@ async fn a_dropped_client_ends_its_supervisor() {
 }
 
 #[tokio::test]
-async fn a_job_runs_once() {
-    let upstream = Upstream::start().await;
-    let bench = Bench::connector().await;
-    let (job, opener): (_, Opener) = bench.seal(&upstream.plan("/ok", None), b"");
-    let outcome = bench.client.run(job.clone(), WAIT).await.unwrap();
-    assert_eq!(opener.open(&outcome).end, ok());
-    let again = bench.client.run(job.clone(), WAIT).await.unwrap_err();
-    assert_eq!(again, RunError::Refused(Refusal::SeenBefore));
-    let mut changed = job;
-    changed.ciphertext[0] ^= 1;
-    let refused = bench.client.run(changed, WAIT).await.unwrap_err();
-    assert_eq!(refused, RunError::Refused(Refusal::NotForUs));
-    assert_eq!(upstream.count(), 1);
-}
-
-#[tokio::test]
-async fn a_wait_ends_in_time() {
-    let upstream = Upstream::start().await;
-    let bench = Bench::connector().await;
-    let (job, _) = bench.seal(&upstream.plan("/slow", None), b"");
-    let end = bench.client.run(job, Duration::from_millis(50)).await;
-    assert_eq!(end.unwrap_err(), RunError::TimedOut);
-}
-
-#[tokio::test]
 async fn many_run_at_once() {
     let upstream = Upstream::start().await;
     let bench = Bench::connector().await;
     let plan = upstream.plan("/ok", Some(Injection::Bearer));
     let runs: Vec<_> = (0..64)
         .map(|_| {
-            let (job, opener) = bench.seal(&plan, SECRET);
-            let client = bench.client.clone();
-            tokio::spawn(async move { opener.open(&client.run(job, WAIT).await.unwrap()) })
+            let (link, plan) = (Arc::clone(&bench.link), plan.clone());
+            tokio::spawn(async move { link.run(&plan, SECRET).await.unwrap() })
         })
         .collect();
     for run in runs {
@@ -323,9 +298,10 @@ async fn many_run_at_once() {
 }
 
 #[tokio::test]
-async fn the_hello_says_what_runs() {
+async fn the_launch_digest_is_of_what_runs() {
+    // The enclave has verified evidence of this digest: the bench is connected.
     let bench = Bench::connector().await;
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").as_ref();
-    let measured = toani_sandbox::measurement(supervisor, &connector()).unwrap();
-    assert_eq!(bench.hello.measurement, measured);
+    let measured = toani_sandbox::launch_digest(supervisor, &connector()).unwrap();
+    assert_eq!(bench.launch_digest, measured);
 }

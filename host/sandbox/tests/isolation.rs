@@ -10,7 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Bench, children_of, connector, paths, probe, status, until, upstream::Upstream};
+use common::{
+    Bench, children_of, connector,
+    enclave::{self, authority},
+    paths, probe, status, until,
+    upstream::Upstream,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use toani_protocol::{job::JobEnd, plan::Plan};
 use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
@@ -201,11 +206,22 @@ async fn it_isolates_for_an_ordinary_user_too() {
     std::fs::copy(env!("CARGO_BIN_EXE_toani-sandbox"), &supervisor).unwrap();
     let connector = folder.path().join("probe");
     std::fs::copy(probe(), &connector).unwrap();
+    // The same machine, as a folder of that user's.
+    authority().snp_root().unwrap();
+    let machine = folder.path().join("machine");
+    std::fs::create_dir(&machine).unwrap();
+    for entry in std::fs::read_dir(enclave::machine()).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), machine.join(entry.unwrap().file_name()));
+        std::fs::copy(from, &to).unwrap();
+        std::os::unix::fs::chown(&to, Some(1234), Some(1234)).unwrap();
+    }
+    std::os::unix::fs::chown(&machine, Some(1234), Some(1234)).unwrap();
     let script =
         format!("setpriv --reuid 1234 --regid 1234 --clear-groups {}", supervisor.display());
     let bench = Bench::new(SupervisorPaths {
         supervisor: instead_of_supervisor(folder.path(), "ordinary", &script),
         connector,
+        simulated_chip: Some(machine),
     })
     .await;
     assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
@@ -216,7 +232,7 @@ async fn it_isolates_for_an_ordinary_user_too() {
 
 async fn cannot_start(paths: &SupervisorPaths) -> String {
     match SupervisorClient::spawn(paths).await {
-        Err(SpawnError::CannotIsolate(why)) => why,
+        Err(SpawnError::CannotStart(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -247,7 +263,7 @@ async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
     ] {
         let paths = SupervisorPaths {
             supervisor: instead_of_supervisor(folder.path(), name, &script),
-            connector: connector(),
+            ..paths(connector())
         };
         let why = cannot_start(&paths).await;
         assert!(why.contains(expected), "{why}");

@@ -2,7 +2,7 @@
 //!
 //! Started by the gateway where an instance's manifest names the test root of MACHINE, a folder
 //! that stands for one simulated machine. What it attests chains to that root and to nothing else.
-//! `toani-simulator --roots MACHINE` names the roots.
+//! `toani-simulator --roots MACHINE` names the roots and the chip.
 
 use std::{
     ffi::OsString,
@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use toani_enclave_host::runner::{self, Protection};
+use toani_protocol::sign::Bytes;
 use toani_simulator::{
     Authority,
     machine::{self, Mode, Simulator},
@@ -51,6 +52,8 @@ fn print_roots(machine: &Path) -> Result<()> {
     let authority = Authority::open_or_create(machine)
         .with_context(|| format!("the simulated vendors' keys in {shown}"))?;
     let snp_root = authority.snp_root()?;
-    println!("{}", json!({ "sgx_root": authority.sgx_root(), "snp_root": snp_root }));
+    let chip = Bytes(authority.chip().id.to_vec());
+    let sgx_root = authority.sgx_root();
+    println!("{}", json!({ "sgx_root": sgx_root, "snp_root": snp_root, "chip": chip }));
     Ok(())
 }

@@ -287,6 +287,11 @@ impl Authority {
         })
     }
 
+    /// The chip of the machine that this authority's folder stands for.
+    pub fn chip(&self) -> Chip {
+        Chip::number(Product::Milan, u64::from_be_bytes(self.secret::<8>("chip", 0, &[])))
+    }
+
     /// A chip has one VCEK for each TCB.
     fn vcek_key(&self, chip: &Chip) -> p384::ecdsa::SigningKey {
         let id = [chip.id.as_slice(), &tcb_bytes(chip.product, chip.tcb)].concat();

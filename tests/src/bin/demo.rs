@@ -122,9 +122,12 @@ fn demo(arguments: &Arguments) -> anyhow::Result<bool> {
     };
     if !arguments.json {
         say(
-            "Simulated nothing, proven little: tee none (the enclave is a process of this machine),",
+            "A simulated TEE, asked for by name: the enclave's image is what SGX would run, its quotes",
         );
-        say("sandbox native, approval by a software passkey. Every receipt says so.\n");
+        say(
+            "chain to a test root of this machine, and prove nothing elsewhere. tee: simulator, sandbox:",
+        );
+        say("native, approval by a software passkey. Every receipt says so.\n");
     }
     let mut steps = Vec::new();
     let first = Instant::now();

@@ -1,6 +1,6 @@
-//! Stands between the gateway and one of its processes, and asks the test at every message.
+//! Stands between the gateway and the enclave's process, and asks the test at every message.
 //!
-//! Copied as `toani-simulator` or `toani-sandbox` into a folder that [`toani_tests::Borders`] made,
+//! Copied as `toani-simulator` into a folder that [`toani_tests::Borders`] made,
 //! it starts the real program and passes the messages on: the same bytes, in the same order. It
 //! ends when the real program ends, or when the test is gone.
 
@@ -10,7 +10,6 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, exit},
-    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -25,19 +24,11 @@ use toani_protocol::{
     limits::MESSAGE_BYTES_MAX,
     wire::{self, Call},
 };
-use toani_sandbox::{
-    RunError, SupervisorClient, SupervisorPaths,
-    messages::{self, Message, Request},
-};
 use toani_tests::borders::{self, Side};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    sync::Mutex,
 };
-
-/// Longest that one outcome may take; the test kills or answers long before.
-const OUTCOME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -50,10 +41,6 @@ async fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     match name.to_str() {
         Some("toani-simulator") => enclave(Runner { program, arguments }, folder).await,
-        Some("toani-sandbox") => {
-            let connector = arguments.last().context("no argument")?;
-            sandbox(program, connector.into(), folder).await
-        }
         _ => bail!("a tap for no known program"),
     }
 }
@@ -120,37 +107,5 @@ fn command_name(call: &[u8]) -> anyhow::Result<String> {
         Value::String(name) => Ok(name),
         Value::Object(fields) => fields.keys().next().cloned().context("a name"),
         _ => bail!("a command without a name"),
-    }
-}
-
-async fn sandbox(supervisor: PathBuf, connector: PathBuf, folder: PathBuf) -> anyhow::Result<()> {
-    let gateway = rustix::stdio::stdin().try_clone_to_owned()?;
-    let gateway = std::os::unix::net::UnixStream::from(gateway);
-    gateway.set_nonblocking(true)?;
-    let (mut input, output) = UnixStream::from_std(gateway)?.into_split();
-    let output = Arc::new(Mutex::new(output));
-    let paths = SupervisorPaths { supervisor, connector };
-    let (real, hello) = SupervisorClient::spawn(&paths).await?;
-    messages::write(&mut *output.lock().await, &Message::Hello(hello)).await?;
-    let ended = real.clone();
-    tokio::spawn(async move {
-        ended.gone().await;
-        exit(1);
-    });
-    loop {
-        let Request { id, job } = messages::read(&mut input).await?;
-        let (real, folder, output) = (real.clone(), folder.clone(), Arc::clone(&output));
-        tokio::spawn(async move {
-            cross(&folder, borders::JOB, Side::Before).await;
-            let message = match real.run(job, OUTCOME_MAX).await {
-                Ok(outcome) => Message::Outcome { id, outcome },
-                Err(RunError::Refused(reason)) => Message::Refused { id, reason },
-                Err(_) => exit(1),
-            };
-            cross(&folder, borders::JOB, Side::After).await;
-            if messages::write(&mut *output.lock().await, &message).await.is_err() {
-                exit(1);
-            }
-        });
     }
 }

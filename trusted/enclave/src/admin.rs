@@ -5,12 +5,9 @@ use alloc::{sync::Arc, vec::Vec};
 use rand_core::CryptoRng;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
-    AgentId, Hash, PolicyId, Reason, TenantId,
-    assurance::SandboxLevel,
-    canonical,
+    AgentId, PolicyId, Reason, TenantId, canonical,
     credential::{CredentialHeader, SealedCredential},
     instance::VerifiedAdmission,
-    job::SandboxHello,
     limits::{CREDENTIALS_MAX, DOCUMENT_BYTES_MAX, POLICIES_MAX, REVOKED_MAX, TENANTS_MAX},
     policy::{Policy, PolicyKeyChange},
     record::{About, CredentialRef, RecordKind},
@@ -19,8 +16,7 @@ use toani_protocol::{
 };
 
 use crate::{
-    asked,
-    life::Channel,
+    asked, channel,
     ready::{Ready, Turn},
     state::{CredentialName, PolicySlot, SealedField},
     vault::{self, StoredCredential},
@@ -30,7 +26,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum CheckedAdmin {
     Admission { verified: VerifiedAdmission, bytes: Vec<u8> },
-    Sandbox { hello: SandboxHello },
     Policy { verified: VerifiedPolicy, key: PublicKey, bytes: Vec<u8> },
     PolicyKey { change: PolicyKeyChange, key: PublicKey },
     Credential { header: CredentialHeader, stored: StoredCredential },
@@ -47,7 +42,6 @@ pub(crate) fn check(
                 .map_err(|_| Reason::DocumentSignature)?;
             Ok(CheckedAdmin::Admission { verified, bytes: admission })
         }
-        Command::ConnectSandbox { hello } => Ok(CheckedAdmin::Sandbox { hello }),
         Command::ActivatePolicy { policy } => check_policy(ready, policy),
         Command::ChangePolicyKey { change } => check_policy_key(ready, &change),
         Command::PutCredential { credential } => check_credential(ready, &credential, rng),
@@ -104,7 +98,6 @@ fn check_credential(
 pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedAdmin) -> Result<Answer, Reason> {
     match checked {
         CheckedAdmin::Admission { verified, bytes } => admit(turn, verified, bytes)?,
-        CheckedAdmin::Sandbox { hello } => connect(turn, &hello)?,
         CheckedAdmin::Policy { verified, key, bytes } => activate(turn, verified, key, bytes)?,
         CheckedAdmin::PolicyKey { change, key } => change_key(turn, change, key)?,
         CheckedAdmin::Credential { header, stored } => put_credential(turn, header, stored)?,
@@ -129,24 +122,9 @@ fn admit(turn: &mut Turn<'_>, verified: VerifiedAdmission, bytes: Vec<u8>) -> Re
     turn.ready.standing.admission = hash;
     let about = About { blob: Some(hash), ..About::default() };
     turn.write(RecordKind::Admission, about, None)?;
-    // A sandbox that is no longer admitted gets no further job.
-    let still = |channel: &Channel| verified.level_of(channel.measurement) == Some(channel.level);
-    turn.ready.life.sandbox = turn.ready.life.sandbox.take().filter(still);
     turn.ready.state.admission = Some(Arc::new(verified));
-    Ok(())
-}
-
-fn connect(turn: &mut Turn<'_>, hello: &SandboxHello) -> Result<(), Reason> {
-    let measurement = hello.measurement;
-    let list = turn.ready.state.admission.as_ref();
-    let level = list.and_then(|list| list.level_of(measurement));
-    // Levels above `native` are admitted by evidence, which there is none of yet.
-    let level = level.filter(|level| *level == SandboxLevel::Native);
-    let level = level.ok_or(Reason::SandboxNotAdmitted)?;
-    let blob = Some(Hash::of_labelled("toani/v1/sandbox-key", &hello.key));
-    let about = About { sandbox: Some(measurement), blob, ..About::default() };
-    turn.write(RecordKind::Sandbox, about, None)?;
-    turn.ready.life.sandbox = Some(Channel { measurement, level, key: hello.key });
+    // A sandbox that is no longer admitted gets no further job.
+    channel::changed(turn);
     Ok(())
 }
 
@@ -203,6 +181,7 @@ fn activate(
     };
     turn.write(RecordKind::PolicyActivated, about, None)?;
     turn.ready.state.attach_policy(verified);
+    channel::changed(turn);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use toani_protocol::{
     ActionId, AgentId, BootId, Hash, Reason, TenantId, Time,
     assurance::Tee,
     canonical,
-    evidence::{BootKeys, ReportData, Role, report_data},
+    evidence::{ReportData, Role, report_data},
     instance::{Manifest, VerifiedAdmission},
     limits::DOCUMENT_BYTES_MAX,
     policy::Policy,
@@ -93,10 +93,9 @@ impl Proving {
     ) -> Result<(Self, Vec<u8>), Reason> {
         let target = target.try_into().map_err(|_| Reason::RequestMalformed)?;
         let mrenclave = OwnReport::of(platform).mrenclave;
-        let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave)?;
-        let vouched = BootKeys { chain: keys.chain_public, intake: keys.intake_public };
-        let report_data =
-            report_data(Role::Enclave, &instance, keys.boot.as_str(), &vouched.hash());
+        let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave, rng)?;
+        let vouched = keys.vouched().hash();
+        let report_data = report_data(Role::Enclave, &instance, keys.boot.as_str(), &vouched);
         let report = platform.ereport(target, &report_data).to_vec();
         Ok((Self { keys, instance, manifest, mrenclave, report_data, newborn }, report))
     }
@@ -284,7 +283,9 @@ impl Replaying {
             turn.write(RecordKind::Birth, about, None)?;
         }
         let numbers = SealedField::Boot(self.proof.collateral);
-        turn.write(RecordKind::Boot, About::default(), Some(numbers))?;
+        let channel = Some(turn.ready.keys.channel.spki_hash());
+        let about = About { blob: channel, ..About::default() };
+        turn.write(RecordKind::Boot, about, Some(numbers))?;
         end_left_open(&mut turn)?;
         Ok(ready)
     }

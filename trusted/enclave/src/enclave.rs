@@ -12,7 +12,7 @@ use toani_protocol::{
 use crate::{
     actions, admin, approvals, asked,
     boot::{self, Proving, Replaying},
-    finish,
+    channel, finish,
     life::Endorsement,
     platform::Platform,
     ready::{Ready, Turn},
@@ -98,7 +98,6 @@ impl Enclave {
         let now = ready.chain.time(now);
         Ok(match command {
             Command::Admit { .. }
-            | Command::ConnectSandbox { .. }
             | Command::ActivatePolicy { .. }
             | Command::ChangePolicyKey { .. }
             | Command::PutCredential { .. } => {
@@ -119,10 +118,10 @@ impl Enclave {
                 Work::Execute(Box::new(checked))
             }
             Command::Release { execution } => {
-                Work::Release(Box::new(release::check(ready, execution, rng)?))
+                Work::Release(Box::new(release::check(ready, execution, now)?))
             }
-            Command::Finish { execution, outcome } => {
-                Work::Finish(Box::new(finish::check(ready, execution, outcome)?))
+            Command::Finish { execution } => {
+                Work::Finish(Box::new(finish::check(ready, execution)?))
             }
             Command::Open { execution, blob, read } => {
                 Work::Answered(finish::open(ready, &execution, &blob, &read, now)?)
@@ -134,7 +133,10 @@ impl Enclave {
                 Work::Answered(salts::of_day(ready, &tenant, day, &user, &wrapped)?)
             }
             Command::Status => Work::Answered(Answer::Facts(ready.facts())),
-            Command::DisconnectSandbox
+            Command::ConnectSandbox { .. }
+            | Command::SandboxBytes { .. }
+            | Command::SandboxEvidence { .. }
+            | Command::DisconnectSandbox
             | Command::RevokePolicy { .. }
             | Command::RevokeCredential { .. }
             | Command::RevokeAgent { .. }
@@ -186,7 +188,7 @@ impl Enclave {
             Work::Execute(checked) => redeem::apply(turn, *checked),
             Work::Release(checked) => release::apply(turn, *checked),
             Work::Finish(checked) => finish::apply(turn, *checked),
-            Work::Plain(command) => plain(turn, command),
+            Work::Plain(command) => plain(turn, &*self.platform.0, command),
             Work::Refused(_) | Work::Answered(_) | Work::Boot(_) => Err(Reason::Internal),
         }
     }
@@ -247,8 +249,11 @@ impl Enclave {
 }
 
 /// Commands that need no check but the state's own.
-fn plain(turn: &mut Turn<'_>, command: Command) -> Result<Answer, Reason> {
+fn plain(turn: &mut Turn<'_>, platform: &dyn Platform, command: Command) -> Result<Answer, Reason> {
     match command {
+        Command::ConnectSandbox { target } => channel::connect(turn, &target),
+        Command::SandboxBytes { bytes } => channel::receive(turn, platform, &bytes),
+        Command::SandboxEvidence { evidence } => channel::evidence(turn, platform, &evidence),
         Command::DisconnectSandbox => {
             turn.ready.life.sandbox = None;
             Ok(Answer::Done)
@@ -266,6 +271,7 @@ fn plain(turn: &mut Turn<'_>, command: Command) -> Result<Answer, Reason> {
             boot::end_left_pending(turn)?;
             actions::expire(turn)?;
             refusals::flush(turn)?;
+            channel::renew(turn);
             Ok(Answer::Done)
         }
         Command::Cover { tenant } => turn.ready.cover(&tenant),

@@ -3,8 +3,8 @@
 use toani_protocol::{
     ExecutionId, Hash, Reason, Time,
     canonical::{self, Json},
-    job::{JobEnd, JobOutcome, SealedOutcome},
-    limits::{FRAME_BYTES_MAX, RESULT_RETENTION_MS},
+    job::{JobEnd, JobOutcome, OutcomeMessage},
+    limits::{MESSAGE_BYTES_MAX, RESULT_RETENTION_MS},
     record::{About, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
     sign::{Label, Signed},
     wire::{self, Answer, Finished, Read},
@@ -12,20 +12,36 @@ use toani_protocol::{
 
 use crate::{
     asked, cut,
-    keys::{self, CryptoError, NONCE_BYTES},
     life::InFlight,
     ready::{Ready, Turn},
     redeem,
     state::{SealedField, credential_ref},
 };
 
-/// An outcome that came back under the job's own key, or none.
+/// What came of a job, as it stood when this was checked.
 #[derive(Debug)]
 pub(crate) struct CheckedFinish {
     execution: ExecutionId,
-    /// Whether a job had left when this was checked.
-    released: bool,
+    stage: Stage,
     judged: Judged,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Here,
+    Released,
+    Answered,
+}
+
+impl Stage {
+    fn of(flight: &InFlight) -> Self {
+        match &flight.job {
+            None => Self::Here,
+            Some(job) if job.outcome.is_none() => Self::Released,
+            Some(_) => Self::Answered,
+        }
+    }
 }
 
 /// What an outcome means.
@@ -44,32 +60,23 @@ impl Judged {
     }
 }
 
-pub(crate) fn check(
-    ready: &Ready,
-    execution: ExecutionId,
-    sealed: Option<SealedOutcome>,
-) -> Result<CheckedFinish, Reason> {
+pub(crate) fn check(ready: &Ready, execution: ExecutionId) -> Result<CheckedFinish, Reason> {
     let flight = ready.life.flight(&execution)?;
-    let judged = match (&flight.job, sealed) {
+    let judged = match &flight.job {
         // No job ever left: nothing can have happened.
-        (None, _) => Judged::bare(Outcome::Aborted, true),
-        (Some(_), None) => Judged::bare(Outcome::Unknown, false),
-        (Some(_), Some(sealed)) => match open_outcome(flight, &sealed) {
-            Ok(outcome) => judge(flight, outcome),
-            // What does not open tells nothing, and what happened is not known.
-            Err(CryptoError) => Judged::bare(Outcome::Unknown, false),
+        None => Judged::bare(Outcome::Aborted, true),
+        Some(job) => match job.outcome.as_ref().and_then(|bytes| read(bytes)) {
+            Some(outcome) => judge(flight, outcome),
+            // What cannot be read tells nothing, and what happened is not known.
+            None => Judged::bare(Outcome::Unknown, false),
         },
     };
-    Ok(CheckedFinish { execution, released: flight.job.is_some(), judged })
+    Ok(CheckedFinish { execution, stage: Stage::of(flight), judged })
 }
 
-fn open_outcome(flight: &InFlight, sealed: &SealedOutcome) -> Result<JobOutcome, CryptoError> {
-    let job = flight.job.as_ref().ok_or(CryptoError)?;
-    let aad = wire::encode(&job.header)?;
-    // The key is exported for this one message, so that its nonce can be zero.
-    let nonce = [0; NONCE_BYTES];
-    let bytes = keys::decrypt(job.outcome_key.bytes(), &nonce, &aad, &sealed.ciphertext)?;
-    Ok(wire::decode(&bytes, FRAME_BYTES_MAX)?)
+fn read(message: &[u8]) -> Option<JobOutcome> {
+    let message = wire::decode::<OutcomeMessage>(message, MESSAGE_BYTES_MAX);
+    message.ok().map(|message| message.outcome)
 }
 
 fn judge(flight: &InFlight, outcome: JobOutcome) -> Judged {
@@ -120,7 +127,7 @@ fn response(flight: &InFlight, status: u16, body: &[u8]) -> Judged {
 pub(crate) fn apply(turn: &mut Turn<'_>, checked: CheckedFinish) -> Result<Answer, Reason> {
     let flight = turn.ready.life.flight(&checked.execution)?;
     // A job that left after the check: "nothing can have happened" holds no longer.
-    let judged = if flight.job.is_some() == checked.released {
+    let judged = if Stage::of(flight) == checked.stage {
         checked.judged
     } else {
         Judged::bare(Outcome::Unknown, false)
@@ -148,7 +155,7 @@ fn end(
     judged: Judged,
     reason: Option<Reason>,
 ) -> Result<Answer, Reason> {
-    let flight = turn.ready.life.in_flight.remove(execution).ok_or(Reason::ExecutionNotFound)?;
+    let flight = turn.ready.life.land(execution)?;
     let receipt = receipt(turn.ready, execution, &flight, &judged, turn.now)?;
     let receipt_bytes = canonical::encode(&receipt).map_err(|_| Reason::Internal)?;
     let request = &flight.asked.request;

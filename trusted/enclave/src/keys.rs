@@ -25,8 +25,10 @@ use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, canonical::CanonicalError, sign::PublicKey, wire::WireError,
+    BootId, Hash, Reason, TenantId, canonical::CanonicalError, evidence::BootKeys, sign::PublicKey,
+    wire::WireError,
 };
+use toani_tls::ChannelKey;
 
 use crate::{
     platform::{OwnReport, Platform, SealingKey},
@@ -241,6 +243,8 @@ pub(crate) struct Keys {
     /// The private intake key's bytes.
     intake: Secret<32>,
     pub(crate) intake_public: [u8; 32],
+    /// Opens channels to supervisors. Of this boot alone.
+    pub(crate) channel: ChannelKey,
     /// Action Tokens: only the same measurement, in the same life, opens them.
     pub(crate) token: Secret<32>,
     idempotency: Secret<32>,
@@ -249,7 +253,12 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn derive(root: Root, boot: BootId, measurement: Hash) -> Result<Self, CryptoError> {
+    pub(crate) fn derive(
+        root: Root,
+        boot: BootId,
+        measurement: Hash,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Self, CryptoError> {
         let chain_seed: Secret<32> = root.derive("toani/v1/chain", &[])?;
         let chain = Guarded::new(SigningKey::from_bytes(chain_seed.bytes()));
         let chain_public = PublicKey::of(&chain);
@@ -271,7 +280,14 @@ impl Keys {
             chain_public,
             intake,
             intake_public,
+            channel: ChannelKey::generate(rng),
         })
+    }
+
+    /// What this boot's evidence vouches for.
+    pub(crate) fn vouched(&self) -> BootKeys {
+        let Self { chain_public, intake_public, channel, .. } = self;
+        BootKeys { chain: *chain_public, intake: *intake_public, channel: channel.spki_hash() }
     }
 
     pub(crate) fn intake_private(&self) -> Result<IntakeKey, CryptoError> {

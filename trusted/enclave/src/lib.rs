@@ -27,6 +27,7 @@ mod approvals;
 mod asked;
 mod boot;
 mod chain;
+mod channel;
 mod cut;
 mod enclave;
 mod finish;

@@ -10,18 +10,18 @@ use toani_policy::Granted;
 use toani_protocol::{
     ActionId, AgentId, ExecutionId, Hash, Reason, TenantId, Time,
     approval::Evidence,
-    assurance::{ApprovalLevel, Assurance, SandboxLevel},
-    job::JobHeader,
+    assurance::{ApprovalLevel, Assurance},
     limits::{PENDING_ACTIONS_MAX, PENDING_ACTIONS_PER_AGENT_MAX, SPENT_ACTIONS_MAX},
     policy::Tier,
     token::Claims,
 };
+use toani_tls::Message;
 
 use crate::{
     asked::{Asked, Rendered},
+    channel::Link,
     refusals::Budgets,
     salts::Salt,
-    secret::Secret,
     state::CredentialVersion,
 };
 
@@ -37,7 +37,11 @@ pub(crate) struct Life {
     /// Spent actions by age.
     spent_order: VecDeque<ActionId>,
     pub(crate) in_flight: BTreeMap<ExecutionId, InFlight>,
-    pub(crate) sandbox: Option<Channel>,
+    /// Bytes of the outcomes among these that have arrived.
+    pub(crate) arrived_bytes: usize,
+    pub(crate) sandbox: Option<Link>,
+    /// Channels that were begun in this boot.
+    pub(crate) links: u64,
     pub(crate) salts: BTreeMap<TenantId, Salt>,
     pub(crate) budgets: Budgets,
 }
@@ -100,19 +104,13 @@ pub(crate) struct InFlight {
     pub(crate) job: Option<ReleasedJob>,
 }
 
-/// A job that left the enclave, and what its outcome must open under.
+/// A job that left the enclave.
 #[derive(Debug)]
 pub(crate) struct ReleasedJob {
-    pub(crate) header: JobHeader,
-    pub(crate) outcome_key: Secret<32>,
-}
-
-/// The supervisor that is connected.
-#[derive(Debug, Clone)]
-pub(crate) struct Channel {
-    pub(crate) measurement: Hash,
-    pub(crate) level: SandboxLevel,
-    pub(crate) key: [u8; 32],
+    /// The channel on which it left, and on which its outcome has to come.
+    pub(crate) link: u64,
+    /// An `OutcomeMessage` that is this job's.
+    pub(crate) outcome: Option<Message>,
 }
 
 impl Life {
@@ -122,6 +120,15 @@ impl Life {
 
     pub(crate) fn flight(&self, id: &ExecutionId) -> Result<&InFlight, Reason> {
         self.in_flight.get(id).ok_or(Reason::ExecutionNotFound)
+    }
+
+    /// An execution ends: its outcome, if there is one, is no longer kept.
+    pub(crate) fn land(&mut self, id: &ExecutionId) -> Result<InFlight, Reason> {
+        let flight = self.in_flight.remove(id).ok_or(Reason::ExecutionNotFound)?;
+        let outcome = flight.job.as_ref().and_then(|job| job.outcome.as_ref());
+        let bytes = outcome.map_or(0, |outcome| outcome.len());
+        self.arrived_bytes = self.arrived_bytes.saturating_sub(bytes);
+        Ok(flight)
     }
 
     /// Remembers an action until `ends_at`.

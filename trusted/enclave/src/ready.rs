@@ -21,6 +21,7 @@ use toani_protocol::{
 use crate::{
     asked::Asked,
     chain::{Chain, Standing},
+    channel::{AttestedPeer, Link},
     keys::Keys,
     life::Life,
     state::{CredentialName, CredentialSlot, CredentialVersion, SealedField, State},
@@ -126,12 +127,13 @@ impl Ready {
     /// What is true now, apart from approvals. All but these stay at their lowest: witnesses come
     /// with later versions.
     pub(crate) fn assurance(&self, agent: AgentLevel) -> Assurance {
-        let sandbox = self.sandbox_level().unwrap_or(SandboxLevel::Native);
+        let sandbox = self.sandbox().map_or(SandboxLevel::Native, AttestedPeer::level);
         Assurance { tee: self.standing.tee, sandbox, agent, ..Assurance::LOWEST }
     }
 
-    fn sandbox_level(&self) -> Option<SandboxLevel> {
-        self.life.sandbox.as_ref().map(|channel| channel.level)
+    /// The supervisor that has proved last what it is, and is connected.
+    pub(crate) fn sandbox(&self) -> Option<&AttestedPeer> {
+        self.life.sandbox.as_ref().and_then(Link::peer)
     }
 
     /// Records up to `size` are durable.
@@ -179,9 +181,10 @@ impl Ready {
             tee: self.standing.tee,
             chain_key: self.keys.chain_public,
             intake_key: self.keys.intake_public,
+            channel: self.keys.channel.spki_hash(),
             admission: self.standing.admission,
             admission_version: self.state.admission.as_ref().map_or(0, |list| list.version()),
-            sandbox: self.sandbox_level(),
+            sandbox: self.sandbox().map(AttestedPeer::level),
             size: self.chain.size(),
             durable: self.chain.durable_size(),
             open_executions: count(self.state.open.len()),

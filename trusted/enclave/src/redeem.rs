@@ -97,7 +97,7 @@ pub(crate) fn earlier(used: &Used, intent: Hash) -> Result<Answer, Reason> {
 
 fn room(ready: &Ready) -> Result<(), Reason> {
     ready.chain.room(RecordKind::Started)?;
-    if ready.life.sandbox.is_none() {
+    if ready.sandbox().is_none() {
         return Err(Reason::SandboxUnavailable);
     }
     let free = ready.state.has_room() && ready.state.open.len() < OPEN_EXECUTIONS_MAX;
@@ -193,8 +193,7 @@ fn redeem_directly(
 /// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
 /// flight.
 fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<Answer, Reason> {
-    let channel = turn.ready.life.sandbox.as_ref().ok_or(Reason::SandboxUnavailable)?;
-    let sandbox = channel.measurement;
+    let sandbox = turn.ready.sandbox().ok_or(Reason::SandboxUnavailable)?.measurement();
     let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(asked.level) };
     let execution = ExecutionId::from_random(random(turn.rng));
     let user = salts::user_hash(turn, &asked.request.tenant, &asked.request.user)?;

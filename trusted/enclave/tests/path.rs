@@ -23,16 +23,24 @@ fn tier_0_runs_without_a_human() {
     let request = world.request("read_balance", json!({"account": "a/../b"}), "k1");
     let redeemed = world.redeem(None, &request).unwrap();
 
-    assert_eq!(world.release(&redeemed.execution), Err(Reason::LogUnavailable), "not durable yet");
+    assert_eq!(
+        world.release(&redeemed.execution).unwrap_err(),
+        Reason::LogUnavailable,
+        "not durable yet"
+    );
     world.durable();
-    let sealed = world.release(&redeemed.execution).unwrap();
-    let (job, key) = world.open_job(&sealed);
+    let message = world.release(&redeemed.execution).unwrap();
+    let job = &message.job;
     assert_eq!(job.credential, SECRET.as_bytes());
     let plan: serde_json::Value = serde_json::from_slice(&job.plan).unwrap();
     assert_eq!(plan["path"], "/v1/accounts/a%2F..%2Fb/balance");
 
-    assert_eq!(world.release(&redeemed.execution), Err(Reason::TokenUsed), "a job leaves once");
-    let outcome = seal_outcome(&sealed, &key, &answered(200, json!({"balance": 42, "more": 1})));
+    assert_eq!(
+        world.release(&redeemed.execution).unwrap_err(),
+        Reason::TokenUsed,
+        "a job leaves once"
+    );
+    let outcome = outcome_of(&message, &answered(200, json!({"balance": 42, "more": 1})));
     let (finished, result) = world.finish(&redeemed.execution, Some(outcome)).unwrap();
     assert_eq!(finished.outcome, Outcome::Succeeded);
     assert_eq!(result.result.unwrap().0, json!({"balance": 42}));

@@ -42,6 +42,12 @@ pub fn report_data(role: Role, manifest: &Hash, boot: &str, keys: &Hash) -> Repo
     digest(REPORT_DATA, &fields)
 }
 
+/// Report data of a supervisor's life: `key` is the SHA-256 of the SubjectPublicKeyInfo of its
+/// channel key, which is made anew with each life and so names it; there is no boot beside it.
+pub fn sandbox_report_data(manifest: &Hash, key: &Hash) -> ReportData {
+    report_data(Role::Sandbox, manifest, "", key)
+}
+
 /// The public keys of an enclave's boot, which its evidence vouches for together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootKeys {
@@ -49,12 +55,14 @@ pub struct BootKeys {
     pub chain: PublicKey,
     /// X25519: credentials are sealed to it.
     pub intake: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that opens channels to supervisors.
+    pub channel: Hash,
 }
 
 impl BootKeys {
     /// The `keys` of [`report_data`].
     pub fn hash(&self) -> Hash {
-        Hash::of_parts(BOOT_KEYS, &[self.chain.as_bytes(), &self.intake])
+        Hash::of_parts(BOOT_KEYS, &[self.chain.as_bytes(), &self.intake, self.channel.as_bytes()])
     }
 }
 

@@ -9,9 +9,10 @@ use crate::{
     canonical::{self, CanonicalError},
     ids::Hash,
     limits::{
-        ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX, OPERATORS_MAX, ROOTS_MAX, TCB_STATUSES_MAX,
+        ADMITTED_CHIPS_MAX, ADMITTED_ENCLAVES_MAX, ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX,
+        OPERATORS_MAX, ROOTS_MAX, TCB_STATUSES_MAX,
     },
-    sign::{Label, PublicKey, SignatureError, Signed},
+    sign::{Bytes, Label, PublicKey, SignatureError, Signed},
     text::names,
 };
 
@@ -128,14 +129,80 @@ pub fn is_origin(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'+')
 }
 
-/// What the operators admit for now. Versions grow; a record activates each.
+/// Length of a launch digest (SEV-SNP firmware ABI, publication 56860, MEASUREMENT).
+pub const LAUNCH_DIGEST_BYTES: usize = 48;
+/// Length of a chip's id (56860, CHIP_ID).
+pub const CHIP_ID_BYTES: usize = 64;
+
+pub type LaunchDigest = [u8; LAUNCH_DIGEST_BYTES];
+
+/// What is asked of a guest and its machine. Debug, migration agents and VMPLs other than 0 are
+/// refused always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpPolicy {
+    /// Accepted chips, by their ids of 64 bytes; none: none is accepted.
+    pub chips: Vec<Bytes>,
+    /// Accepted launch digests, 48 bytes each; none: none is accepted.
+    pub launch_digests: Vec<Bytes>,
+    /// The least version of each part.
+    pub min_tcb: TcbVersion,
+    /// Lines of processors that are not believed, whatever their chips sign.
+    pub refused_products: Vec<Product>,
+    /// The least number of the ARK's CRL, against older ones.
+    pub min_crl_number: Option<u32>,
+}
+
+/// A line of processors with one ARK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Product {
+    Milan,
+    Genoa,
+    Turin,
+}
+
+/// Security versions of a platform's parts (56860, TCB_VERSION).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcbVersion {
+    /// Turin has one; elsewhere 0.
+    pub fmc: u8,
+    pub boot_loader: u8,
+    pub tee: u8,
+    pub snp: u8,
+    pub microcode: u8,
+}
+
+impl TcbVersion {
+    /// No part is older than in `least`.
+    pub fn reaches(&self, least: &Self) -> bool {
+        self.fmc >= least.fmc
+            && self.boot_loader >= least.boot_loader
+            && self.tee >= least.tee
+            && self.snp >= least.snp
+            && self.microcode >= least.microcode
+    }
+}
+
+/// What the operators admit for now, on both ends of the channel. Versions grow; a record activates
+/// each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdmissionList {
     pub format: AdmissionFormat,
     pub instance: Hash,
     pub version: u64,
+    /// MRENCLAVEs that supervisors take jobs from.
+    pub enclaves: Vec<Hash>,
+    /// Guests that may receive credentials.
     pub sandboxes: Vec<AdmittedSandbox>,
+    /// Ids of the chips that they run on, 64 bytes each.
+    pub chips: Vec<Bytes>,
+    /// What else is asked of these chips, as in [`SnpPolicy`].
+    pub min_tcb: TcbVersion,
+    pub refused_products: Vec<Product>,
+    pub min_crl_number: Option<u32>,
 }
 
 names! {
@@ -146,8 +213,14 @@ names! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdmittedSandbox {
-    pub measurement: Hash,
+    /// 48 bytes.
+    pub launch_digest: Bytes,
     pub level: SandboxLevel,
+}
+
+/// How records and receipts name a sandbox: by the SHA-256 of its launch digest.
+pub fn sandbox_hash(launch_digest: &LaunchDigest) -> Hash {
+    Hash::of(launch_digest)
 }
 
 /// An admission list whose operators' signatures were verified for this instance.
@@ -166,8 +239,10 @@ pub enum AdmissionError {
     Signature(#[from] SignatureError),
     #[error("the admission list is for another instance")]
     Instance,
-    #[error("the admission list names too many sandboxes")]
+    #[error("the admission list names too many enclaves, sandboxes or chips")]
     TooMany,
+    #[error("a launch digest has 48 bytes, and a chip's id has 64")]
+    Length,
 }
 
 impl VerifiedAdmission {
@@ -182,9 +257,7 @@ impl VerifiedAdmission {
         if signed.payload.instance != instance {
             return Err(AdmissionError::Instance);
         }
-        if signed.payload.sandboxes.len() > ADMITTED_SANDBOXES_MAX {
-            return Err(AdmissionError::TooMany);
-        }
+        signed.payload.check()?;
         Ok(Self { list: signed.payload, hash: Hash::of(bytes) })
     }
 
@@ -196,9 +269,42 @@ impl VerifiedAdmission {
         self.list.version
     }
 
-    /// The level at which a measurement is admitted.
-    pub fn level_of(&self, measurement: Hash) -> Option<SandboxLevel> {
+    /// Whether supervisors take jobs from this MRENCLAVE.
+    pub fn admits_enclave(&self, mrenclave: &Hash) -> bool {
+        self.list.enclaves.contains(mrenclave)
+    }
+
+    /// The level at which a guest is admitted.
+    pub fn level_of(&self, launch_digest: &LaunchDigest) -> Option<SandboxLevel> {
         let mut sandboxes = self.list.sandboxes.iter();
-        sandboxes.find(|admitted| admitted.measurement == measurement).map(|found| found.level)
+        let named = |admitted: &&AdmittedSandbox| admitted.launch_digest.0 == *launch_digest;
+        sandboxes.find(named).map(|found| found.level)
+    }
+
+    /// What a guest's evidence has to hold under.
+    pub fn snp_policy(&self) -> SnpPolicy {
+        let sandboxes = self.list.sandboxes.iter();
+        SnpPolicy {
+            chips: self.list.chips.clone(),
+            launch_digests: sandboxes.map(|admitted| admitted.launch_digest.clone()).collect(),
+            min_tcb: self.list.min_tcb,
+            refused_products: self.list.refused_products.clone(),
+            min_crl_number: self.list.min_crl_number,
+        }
+    }
+}
+
+impl AdmissionList {
+    fn check(&self) -> Result<(), AdmissionError> {
+        if self.enclaves.len() > ADMITTED_ENCLAVES_MAX
+            || self.sandboxes.len() > ADMITTED_SANDBOXES_MAX
+            || self.chips.len() > ADMITTED_CHIPS_MAX
+        {
+            return Err(AdmissionError::TooMany);
+        }
+        let mut digests = self.sandboxes.iter().map(|admitted| &admitted.launch_digest.0);
+        let digests = digests.all(|digest| digest.len() == LAUNCH_DIGEST_BYTES);
+        let chips = self.chips.iter().all(|chip| chip.0.len() == CHIP_ID_BYTES);
+        if digests && chips { Ok(()) } else { Err(AdmissionError::Length) }
     }
 }

@@ -1,4 +1,7 @@
 //! Between enclave, supervisor and connector: postcard, one version, never stored.
+//!
+//! Between enclave and supervisor it travels on the attested channel (trusted/tls) and on nothing
+//! else.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -6,38 +9,23 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::ids::{BootId, ExecutionId, Hash};
+use crate::ids::{ExecutionId, Hash};
 
-/// HPKE's info string for jobs; the instance's and the boot's id follow it.
-pub const JOB_INFO: &[u8] = b"toani/v1/job";
-/// Exporter context of the key under which the outcome returns.
-pub const OUTCOME_EXPORT: &[u8] = b"toani/v1/outcome";
-
-/// A supervisor introduces itself, once per life.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SandboxHello {
-    /// SHA-256 of the program that supervises.
-    pub measurement: Hash,
-    /// X25519 key of this life, for HPKE.
-    pub key: [u8; 32],
+/// Enclave to supervisor, one message of the channel: a job, and what its outcome has to repeat.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobMessage {
+    pub execution: ExecutionId,
+    /// Hash of the token's id.
+    pub jti: Hash,
+    pub job: Job,
 }
 
-/// What travels from the enclave to the supervisor. The host sees this and cannot open it.
+/// Supervisor to enclave, one message of the channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SealedJob {
-    pub header: JobHeader,
-    pub encapsulated: Vec<u8>,
-    /// A [`Job`]; its AAD is the postcard of `header`.
-    pub ciphertext: Vec<u8>,
-}
-
-/// Which job this is. Authenticated, not secret.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobHeader {
-    pub instance: Hash,
-    pub boot: BootId,
+pub struct OutcomeMessage {
     pub execution: ExecutionId,
     pub jti: Hash,
+    pub outcome: JobOutcome,
 }
 
 /// One job: a plan, and the credential it needs.
@@ -59,12 +47,6 @@ impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job").field("plan_bytes", &self.plan.len()).finish_non_exhaustive()
     }
-}
-
-/// What returns to the enclave: AES-256-GCM under the exported key, zero nonce, AAD the header.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SealedOutcome {
-    pub ciphertext: Vec<u8>,
 }
 
 /// What came of a job, after scrubbing. The connector says `end`; the supervisor says the rest.

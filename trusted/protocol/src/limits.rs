@@ -71,7 +71,13 @@ pub const OPERATORS_MAX: usize = 32;
 pub const ROOTS_MAX: usize = 8;
 pub const TCB_STATUSES_MAX: usize = 8;
 pub const SIGNATURES_MAX: usize = 32;
+pub const ADMITTED_ENCLAVES_MAX: usize = 64;
 pub const ADMITTED_SANDBOXES_MAX: usize = 64;
+pub const ADMITTED_CHIPS_MAX: usize = 1_024;
+/// Jobs that a channel carries before both sides have to prove anew who they are.
+pub const JOBS_PER_ATTESTATION_MAX: u32 = 1_000;
+/// Outcomes that have arrived in the enclave and that the host has not asked for.
+pub const ARRIVED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub const TENANTS_MAX: usize = 10_000;
 pub const POLICIES_MAX: usize = 10_000;

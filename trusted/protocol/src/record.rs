@@ -238,7 +238,8 @@ about! {
     assurance: Assurance,
     /// The supervisor's measurement.
     sandbox: Hash,
-    /// Hash of the document, sealed credential, statement or result that this record is about.
+    /// Hash of the document, sealed credential, statement or result that this record is about; of a
+    /// boot, of its channel key.
     blob: Hash,
     /// A public key that this record is about.
     key: PublicKey,

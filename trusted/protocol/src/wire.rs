@@ -12,7 +12,6 @@ use crate::{
         ActionId, AgentId, BootId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, TenantId,
         Time, UserId,
     },
-    job::{SandboxHello, SealedJob, SealedOutcome},
     reason::Reason,
     record::Outcome,
     request::AgentProof,
@@ -53,9 +52,14 @@ pub enum Command {
 
     /// A canonical `Signed<AdmissionList>`.
     Admit { admission: Vec<u8> },
-    /// A supervisor connects. Answer: [`Answer::Done`].
-    ConnectSandbox { hello: SandboxHello },
-    /// The supervisor is gone; what it holds ends as unknown when the host reports it so.
+    /// Begins a channel to a supervisor; the one before ends. `target` is the TARGETINFO of who
+    /// quotes here. Answer: [`Answer::Link`].
+    ConnectSandbox { target: Vec<u8> },
+    /// What the supervisor sent, in its order. Answer: [`Answer::Link`].
+    SandboxBytes { bytes: Vec<u8> },
+    /// Evidence over the report of [`Answer::Link`]. Answer: [`Answer::Link`].
+    SandboxEvidence { evidence: Vec<u8> },
+    /// The supervisor is gone. What it has not answered ends as unknown. Answer: [`Answer::Done`].
     DisconnectSandbox,
     /// A canonical `Signed<Policy>`. Answer: [`Answer::Done`].
     ActivatePolicy { policy: Vec<u8> },
@@ -85,10 +89,12 @@ pub enum Command {
     Execute { token: Option<String>, request: Vec<u8>, proof: AgentProof },
     /// The replay store or the log refused: the execution ends before a job exists.
     Abort { execution: ExecutionId, reason: Reason },
-    /// Step 8, once `started` is durable. Answer: [`Answer::Job`].
+    /// Step 8, once `started` is durable: the job leaves on the channel, as an
+    /// [`Effect::Sandbox`]. Answer: [`Answer::Done`].
     Release { execution: ExecutionId },
-    /// Step 11. Without an outcome the execution ends as unknown. Answer: [`Answer::Finished`].
-    Finish { execution: ExecutionId, outcome: Option<SealedOutcome> },
+    /// Step 11. If its outcome has not arrived the execution ends as unknown.
+    /// Answer: [`Answer::Finished`].
+    Finish { execution: ExecutionId },
     /// Opens a sealed result for the agent that it belongs to. Answer: [`Answer::Result`].
     Open { execution: ExecutionId, blob: Vec<u8>, read: Read },
 
@@ -150,6 +156,32 @@ pub enum Effect {
     PutBlob { bytes: Vec<u8>, delete_after: Option<Time> },
     /// Keep this beside the log.
     PutSalt { tenant: TenantId, day: u64, wrapped: Vec<u8> },
+    /// The channel to the supervisor has moved.
+    Sandbox(LinkStep),
+}
+
+/// One step of the channel to a supervisor. Replies may overtake each other on their way to the
+/// host, and the bytes of a channel may not: the host takes the steps of a link in their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStep {
+    /// Counts the channels of a boot.
+    pub link: u64,
+    /// Counts the steps of a link, from 0 on and without gap.
+    pub step: u64,
+    /// For the supervisor; may be none.
+    pub bytes: Vec<u8>,
+    /// As it is after this step.
+    pub state: LinkState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkState {
+    /// The sides prove, for the first time or anew, who they are. No job leaves.
+    Binding,
+    /// Jobs can leave.
+    Open,
+    /// For good: another connection has to be begun.
+    Ended,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -174,8 +206,9 @@ pub enum Answer {
     Redeemed(Redeemed),
     /// The same idempotency key with the same intent: what it became.
     Earlier(Earlier),
-    /// For the supervisor.
-    Job(SealedJob),
+    /// How a channel goes on: a report of this enclave that has to be quoted for
+    /// [`Command::SandboxEvidence`], and executions whose outcomes have arrived.
+    Link { report: Option<Vec<u8>>, arrived: Vec<ExecutionId> },
     /// An execution has ended.
     Finished(Finished),
     /// Canonical `ExecutionResult`.
@@ -267,6 +300,9 @@ pub struct Facts {
     pub tee: crate::assurance::Tee,
     pub chain_key: PublicKey,
     pub intake_key: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo of this boot's channel key. Its evidence vouches for it
+    /// together with the two keys before.
+    pub channel: Hash,
     pub admission: Hash,
     pub admission_version: u64,
     /// Level of the sandbox that is connected.

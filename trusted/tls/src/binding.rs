@@ -53,7 +53,7 @@ impl<C> Core<C> {
 
 /// A connection that is being bound, for the first time or again. It cannot carry a message.
 pub struct Binding<C: PeerCheck> {
-    core: Core<C>,
+    pub(crate) core: Core<C>,
     peer_key: Hash,
     /// The channel was open before. What the peer sent before it knew of this binding still counts.
     again: bool,

@@ -2,7 +2,7 @@
 //!
 //! Every call takes the state by value and gives back the next one. An error gives back none.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 use core::fmt;
 
 use toani_protocol::{Hash, evidence::ReportData};
@@ -156,6 +156,22 @@ impl<C: PeerCheck> Channel<C> {
         }
     }
 }
+
+/// What a check needs to decide changes while a connection lives: time passes, and lists replace
+/// each other.
+macro_rules! judged_by {
+    ($($name:ident $(. $core:tt)+),*) => {$(
+        impl<C: PeerCheck> $name<C> {
+            /// From now on this check judges what the peer shows.
+            pub fn judged_by(mut self, check: Arc<C>) -> Self {
+                self $(. $core)+ .check = check;
+                self
+            }
+        }
+    )*};
+}
+
+judged_by!(Handshake.0, Binding.core, Channel.core);
 
 macro_rules! debug_as_name {
     ($($name:ident),*) => {$(

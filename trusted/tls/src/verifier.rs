@@ -23,11 +23,11 @@ pub trait PeerCheck {
     type Peer;
 
     /// Stage 1, in the role of the peer: does the evidence vouch for the key beside it? Its report
-    /// data is [`toani_protocol::evidence::report_data`] of what the evidence says of its boot.
+    /// data is [`toani_protocol::evidence::report_data`] of the peer's boot.
     fn certificate(&self, role: Role, certificate: &PeerCertificate<'_>) -> Result<(), Refused>;
 
-    /// Stage 2: does this fresh evidence prove exactly this report data, and does it come from whom
-    /// the certificate's came from?
+    /// Stage 2: does this fresh evidence prove exactly this report data? It names the certificate's
+    /// key, which no TEE but the key's own vouches for.
     fn channel(
         &self,
         role: Role,

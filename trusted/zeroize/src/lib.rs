@@ -13,6 +13,9 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
+// Derived code names the crate.
+#[cfg(test)]
+extern crate self as zeroize;
 
 mod wipe;
 mod zeroizing;

@@ -155,8 +155,6 @@ fn a_freed_block_is_wiped_and_nothing_beyond_it() {
 #[cfg(feature = "zeroize_derive")]
 #[test]
 fn derived_wipes_come_here() {
-    // Derived code names the crate.
-    extern crate self as zeroize;
     #[derive(crate::Zeroize, crate::ZeroizeOnDrop)]
     struct Key {
         bytes: [u8; 32],

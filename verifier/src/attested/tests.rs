@@ -58,8 +58,11 @@ fn body(mrenclave: Hash, instance: Hash, boot: &str, keys: &BootKeys) -> [u8; 38
     body
 }
 
+/// The hash of the boot's channel key.
+const CHANNEL: Hash = Hash::new([7; 32]);
+
 fn keys() -> BootKeys {
-    BootKeys { chain: key(1), intake: [5; 32] }
+    BootKeys { chain: key(1), intake: [5; 32], channel: CHANNEL }
 }
 
 fn honest() -> [u8; 384] {
@@ -75,7 +78,7 @@ fn document(evidence: SgxEvidence) -> Vec<u8> {
 }
 
 fn verify_at(document: &[u8], trust: &TrustFile, at: Time) -> Result<AttestedBoot, Unproven> {
-    AttestedBoot::verify(document, &BootId::new(BOOT).unwrap(), trust, at)
+    AttestedBoot::verify(document, &BootId::new(BOOT).unwrap(), CHANNEL, trust, at)
 }
 
 fn verify(document: &[u8]) -> Result<AttestedBoot, Unproven> {
@@ -126,7 +129,11 @@ fn another_measurement_is_not_believed() {
 #[test]
 fn other_keys_boots_or_instances_are_not_vouched_for() {
     let (enclave, instance) = (Hash::of(b"enclave"), Hash::of(b"instance"));
-    let other_keys = [BootKeys { chain: key(2), ..keys() }, BootKeys { intake: [6; 32], ..keys() }];
+    let other_keys = [
+        BootKeys { chain: key(2), ..keys() },
+        BootKeys { intake: [6; 32], ..keys() },
+        BootKeys { channel: Hash::of(b"another"), ..keys() },
+    ];
     for keys in &other_keys {
         assert_eq!(code(&document(quoted(&body(enclave, instance, BOOT, keys)))), "evidence_keys");
     }
@@ -179,6 +186,7 @@ fn what_an_instance_says_is_held_against_trust_file_and_evidence() {
         mrenclave: Hash::of(b"enclave"),
         chain_key: key(1),
         intake_key: IntakeKey(Bytes(vec![5; 32])),
+        channel: CHANNEL,
         evidence,
     };
     assert!(told.verify(&trust(), NOW).is_ok());

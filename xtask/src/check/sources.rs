@@ -54,6 +54,8 @@ const UNSAFE_FILES: &[&str] = &[
 
 /// Types whose possession proves a check.
 const PROOF_TYPES: &[&str] = &[
+    "AttestedBoot",
+    "AttestedEnclave",
     "AttestedPeer",
     "DurableStart",
     "RedeemedToken",

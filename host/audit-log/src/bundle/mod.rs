@@ -90,7 +90,8 @@ impl Draft {
     /// Hashes of the documents that the records name and that are not in yet. A bundle without one
     /// of them is refused.
     pub fn missing(&self) -> Vec<Hash> {
-        let kinds: [(&BTreeSet<Hash>, fn(Hash) -> FileKind); 3] = [
+        type Named<'a> = (&'a BTreeSet<Hash>, fn(Hash) -> FileKind);
+        let kinds: [Named<'_>; 3] = [
             (&self.policies, FileKind::Policy),
             (&self.admissions, FileKind::Admission),
             (&self.evidence, FileKind::Evidence),

@@ -22,7 +22,7 @@ use crate::proofs;
 #[path = "../../../../trusted/audit/tests/world/mod.rs"]
 mod world;
 
-use world::{ORIGIN, START_MS, World, key, manifest, measurement, tenant};
+use world::{CHANNEL, ORIGIN, START_MS, World, key, manifest, measurement, tenant};
 
 const INTAKE: [u8; 32] = [5; 32];
 const ALL: &[u64] = &[0, 1, 2, 4, 5, 7];
@@ -37,7 +37,7 @@ fn authority() -> &'static Authority {
 
 /// What a simulated machine shows for a boot of the instance.
 fn evidence_of(platform: &Platform, boot: &str) -> Vec<u8> {
-    let keys = BootKeys { chain: PublicKey::of(&key(1)), intake: INTAKE };
+    let keys = BootKeys { chain: PublicKey::of(&key(1)), intake: INTAKE, channel: CHANNEL };
     let instance = Manifest::id_of(&manifest());
     let vouched = report_data(Role::Enclave, &instance, boot, &keys.hash());
     let mut body = [0; 384];
@@ -294,7 +294,7 @@ fn each_boot_has_its_own_evidence() {
     let mut world = world();
     world.boot = BootId::new("boot_2").unwrap();
     world.evidence = evidence_of(&Platform::number(2), "boot_2");
-    world.append(RecordKind::Boot, About::default());
+    world.append(RecordKind::Boot, About { blob: Some(CHANNEL), ..About::default() });
     let trust = world.trust();
     let sealed = |world: &World, indices: &[u64], to| {
         verify(&world.seal(world.draft(indices), 0, to), &trust)

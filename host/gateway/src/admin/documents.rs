@@ -27,9 +27,9 @@ const NAMED_BYTES_MAX: usize = 4 * 1024;
 /// A Signed<AdmissionList>. A supervisor that was refused may try again.
 pub(super) async fn admit(State(plane): Shared, request: Request) -> Done {
     let admission = document(request).await?;
-    let done = accepted(&plane, &admission, |admission| Command::Admit { admission }).await;
-    plane.admitted().notify_waiters();
-    done
+    let done = accepted(&plane, &admission, |admission| Command::Admit { admission }).await?;
+    plane.admit();
+    Ok(done)
 }
 
 /// A Signed<Policy>.

@@ -48,6 +48,7 @@ pub(crate) fn view(plane: &Plane, facts: Facts) -> Result<InstanceView, Problem>
         evidence: serde_json::from_slice(&facts.evidence).map_err(|_| Reason::Internal)?,
         chain_key: facts.chain_key.to_string(),
         intake_key: BASE64URL_NOPAD.encode(&facts.intake_key),
+        channel: facts.channel.to_string(),
         log_origin,
         admission: facts.admission.to_string(),
         admission_version: facts.admission_version,

@@ -240,6 +240,9 @@ pub(crate) struct InstanceView {
     pub(crate) chain_key: String,
     /// Base64url, X25519: credentials are sealed to it.
     pub(crate) intake_key: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of the key for channels to supervisors. The evidence
+    /// vouches for it, with the two keys before.
+    pub(crate) channel: String,
     pub(crate) log_origin: String,
     pub(crate) admission: String,
     pub(crate) admission_version: u64,

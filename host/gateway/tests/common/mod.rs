@@ -25,9 +25,10 @@ use toani_protocol::{
     canonical,
     instance::{
         AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat, SgxPolicy,
+        TcbVersion,
     },
     policy::{Policy, api_key_hash},
-    sign::{Label, PublicKey, Signed},
+    sign::{Bytes, Label, PublicKey, Signed},
 };
 use toani_simulator::Authority;
 use tokio::{
@@ -129,25 +130,30 @@ impl Instance {
     pub fn config(&self) -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            simulated_chip: Some(machine()),
             ..Config::new(self.data.path(), programs(), runner(self.data.path()))
         }
     }
 
-    pub fn admission(&self, instance: &str) -> Value {
+    pub fn admission(&self, facts: &Value) -> Value {
         let programs = programs();
         let (supervisor, connector) = ("toani-sandbox", "toani-connector");
+        let digest =
+            toani_sandbox::launch_digest(&programs.join(supervisor), &programs.join(connector))
+                .unwrap();
         let list = AdmissionList {
             format: AdmissionFormat::V1,
-            instance: instance.parse().unwrap(),
+            instance: facts["instance"].as_str().unwrap().parse().unwrap(),
             version: 1,
+            enclaves: vec![facts["mrenclave"].as_str().unwrap().parse().unwrap()],
             sandboxes: vec![AdmittedSandbox {
-                measurement: toani_sandbox::measurement(
-                    &programs.join(supervisor),
-                    &programs.join(connector),
-                )
-                .unwrap(),
+                launch_digest: Bytes(digest.to_vec()),
                 level: SandboxLevel::Native,
             }],
+            chips: vec![Bytes(authority().chip().id.to_vec())],
+            min_tcb: TcbVersion::default(),
+            refused_products: vec![],
+            min_crl_number: None,
         };
         serde_json::to_value(Signed::by(&operator(), Label::Admission, list).unwrap()).unwrap()
     }
@@ -248,8 +254,7 @@ impl Running {
     /// Admission and policy.
     pub async fn set_up(&self, instance: &Instance, policy: &Value) {
         let facts = self.ask("GET", "/v1/instance", &[], None).await.json();
-        let id = facts["instance"].as_str().unwrap();
-        let admission = instance.admission(id);
+        let admission = instance.admission(&facts);
         let put = self.administer("PUT", "/admin/v1/admission", Some(&admission)).await;
         assert_eq!(put.status, 200, "{put:?}");
         let put = self.administer("PUT", "/admin/v1/policies", Some(policy)).await;

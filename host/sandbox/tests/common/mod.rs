@@ -4,37 +4,25 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
-use aes_gcm::{
-    Aes256Gcm, Nonce,
-    aead::{Aead, KeyInit, Payload},
-};
-use hpke::{
-    Deserializable, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256, kem::X25519HkdfSha256,
-};
 use toani_protocol::{
-    ids::{BootId, ExecutionId, Hash},
-    job::{
-        JOB_INFO, Job, JobHeader, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob,
-        SealedOutcome,
-    },
+    ids::Hash,
+    instance::LaunchDigest,
+    job::JobOutcome,
     plan::Plan,
     policy::{Class, Connector, Endpoint, Injection, Method, TlsTrust},
-    wire,
 };
-use toani_sandbox::{RunError, SupervisorClient, SupervisorPaths};
+use toani_sandbox::{Started, SupervisorClient, SupervisorPaths};
 
+pub(crate) mod enclave;
 pub(crate) mod upstream;
 
-pub(crate) const WAIT: Duration = Duration::from_secs(60);
+use enclave::{Enclave, Link, Lost, Stage};
 
-type Kem = X25519HkdfSha256;
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// Builds a program of `package` without shared libraries, once.
 fn static_program(package: &str, name: &str) -> PathBuf {
@@ -74,50 +62,51 @@ pub(crate) fn probe() -> PathBuf {
 }
 
 pub(crate) fn paths(connector: PathBuf) -> SupervisorPaths {
-    SupervisorPaths { supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(), connector }
+    let simulated_chip = Some(enclave::machine());
+    let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").into();
+    SupervisorPaths { supervisor, connector, simulated_chip }
 }
 
-/// A supervisor and what the enclave knows about it.
+/// A supervisor, and the enclave that speaks to it.
 pub(crate) struct Bench {
     pub(crate) client: SupervisorClient,
-    pub(crate) hello: SandboxHello,
-    next: AtomicU32,
+    pub(crate) launch_digest: LaunchDigest,
+    pub(crate) link: Arc<Link>,
+    listening: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 impl Bench {
     pub(crate) async fn new(paths: SupervisorPaths) -> Self {
-        let (client, hello) = SupervisorClient::spawn(&paths).await.unwrap();
-        Self { client, hello, next: AtomicU32::new(1) }
+        let bench = Self::with(paths, Enclave::honest()).await;
+        assert_eq!(bench.link.settled().await, Stage::Open);
+        bench
+    }
+
+    pub(crate) async fn with(paths: SupervisorPaths, enclave: Enclave) -> Self {
+        let started = SupervisorClient::spawn(&paths).await.unwrap();
+        let Started { client, messages, launch_digest } = started;
+        let launch_digest = launch_digest.try_into().unwrap();
+        let link = Link::begin(enclave, 1, client.clone(), launch_digest);
+        let listening = tokio::spawn(Arc::clone(&link).listen(messages));
+        Self { client, launch_digest, link, listening }
     }
 
     pub(crate) async fn connector() -> Self {
         Self::new(paths(connector())).await
     }
 
-    pub(crate) fn seal(&self, plan: &Plan, credential: &[u8]) -> (SealedJob, Opener) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let header = JobHeader {
-            instance: Hash::of(b"instance"),
-            boot: BootId::from_random([1; 16]),
-            execution: ExecutionId::from_random(u128::from(number).to_le_bytes()),
-            jti: Hash::of(&number.to_le_bytes()),
-        };
-        let job = Job { plan: plan.seal().unwrap().0, credential: credential.to_vec() };
-        seal(&self.hello.key, &header, &job)
-    }
-
     pub(crate) async fn run(&self, plan: &Plan, credential: &[u8]) -> JobOutcome {
         self.try_run(plan, credential).await.unwrap()
     }
 
-    pub(crate) async fn try_run(
-        &self,
-        plan: &Plan,
-        credential: &[u8],
-    ) -> Result<JobOutcome, RunError> {
-        let (job, opener) = self.seal(plan, credential);
-        let outcome = self.client.run(job, WAIT).await?;
-        Ok(opener.open(&outcome))
+    pub(crate) async fn try_run(&self, plan: &Plan, credential: &[u8]) -> Result<JobOutcome, Lost> {
+        self.link.run(plan, credential).await
     }
 
     /// The launcher's process, and those of the containers that run.
@@ -131,62 +120,6 @@ impl Bench {
         let launcher = self.launcher();
         until("containers end", || children_of(launcher).is_empty()).await;
     }
-}
-
-/// Opens the outcome of one job, as the enclave does.
-pub(crate) struct Opener {
-    key: [u8; 32],
-    aad: Vec<u8>,
-}
-
-impl Opener {
-    pub(crate) fn open(&self, outcome: &SealedOutcome) -> JobOutcome {
-        let cipher = Aes256Gcm::new_from_slice(&self.key).unwrap();
-        let payload = Payload { msg: &outcome.ciphertext, aad: &self.aad };
-        let plaintext = cipher.decrypt(&Nonce::from([0; 12]), payload).unwrap();
-        wire::decode(&plaintext, 16 << 20).unwrap()
-    }
-}
-
-struct Rng;
-
-impl hpke::rand_core::TryRng for Rng {
-    type Error = core::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(getrandom::u32().unwrap())
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(getrandom::u64().unwrap())
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        getrandom::fill(out).unwrap();
-        Ok(())
-    }
-}
-
-impl hpke::rand_core::TryCryptoRng for Rng {}
-
-fn seal(key: &[u8; 32], header: &JobHeader, job: &Job) -> (SealedJob, Opener) {
-    let key = <Kem as hpke::Kem>::PublicKey::from_bytes(key).unwrap();
-    let boot = header.boot.as_str().as_bytes();
-    let info = [JOB_INFO, header.instance.as_bytes(), boot].concat();
-    let mode = OpModeS::<Kem>::Base;
-    let (encapsulated, mut context) =
-        hpke::setup_sender_with_rng::<AesGcm256, HkdfSha256, Kem>(&mode, &key, &info, &mut Rng)
-            .unwrap();
-    let aad = wire::encode(header).unwrap();
-    let ciphertext = context.seal(&wire::encode(job).unwrap(), &aad).unwrap();
-    let mut exported = [0; 32];
-    context.export(OUTCOME_EXPORT, &mut exported).unwrap();
-    let sealed = SealedJob {
-        header: header.clone(),
-        encapsulated: encapsulated.to_bytes().to_vec(),
-        ciphertext,
-    };
-    (sealed, Opener { key: exported, aad })
 }
 
 /// GET of `path` at a local upstream, pinned.

@@ -14,8 +14,9 @@ pub const SIMULATOR: &str = env!("CARGO_BIN_EXE_toani-simulator");
 
 /// What `./x test` has built and signed.
 pub fn image() -> PathBuf {
-    let programs = std::env::var_os("TOANI_PROGRAMS");
-    let programs = programs.expect("TOANI_PROGRAMS is not set; run ./x test");
+    let Some(programs) = std::env::var_os("TOANI_PROGRAMS") else {
+        panic!("TOANI_PROGRAMS is not set; run ./x test");
+    };
     let image = Path::new(&programs).join("toani-image");
     assert!(image.is_file(), "there is no image; run ./x image");
     image

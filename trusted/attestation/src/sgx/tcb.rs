@@ -219,7 +219,7 @@ mod tests {
             (UpToDate, Revoked, Revoked),
             (Revoked, UpToDate, Revoked),
         ] {
-            assert_eq!(platform.with_qe(qe), both);
+            assert_eq!(converge(platform, qe), both);
         }
     }
 }

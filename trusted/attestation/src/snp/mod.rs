@@ -12,14 +12,13 @@
 mod report;
 mod vcek;
 
-use alloc::vec::Vec;
 use core::ops::Deref;
 
 use p384::ecdsa::signature::Verifier;
-use serde::{Deserialize, Serialize};
+pub use toani_protocol::instance::{Product, SnpPolicy, TcbVersion};
 use toani_protocol::{Hash, Time, sign::Bytes};
 
-pub use self::report::{Product, REPORT_BYTES, TcbVersion};
+pub use self::report::REPORT_BYTES;
 use self::{
     report::{Report, named},
     vcek::Chip,
@@ -34,23 +33,6 @@ use crate::{
 /// Guest policy bits (56860, GUEST_POLICY).
 const POLICY_MIGRATE_MA: u64 = 1 << 18;
 const POLICY_DEBUG: u64 = 1 << 19;
-
-/// What is asked of a guest and its machine. Debug, migration agents and VMPLs other than 0 are
-/// refused always.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnpPolicy {
-    /// Accepted chips, by their ids of 64 bytes; none: none is accepted.
-    pub chips: Vec<Bytes>,
-    /// Accepted launch digests, 48 bytes each; none: none is accepted.
-    pub launch_digests: Vec<Bytes>,
-    /// The least version of each part.
-    pub min_tcb: TcbVersion,
-    /// Lines of processors that are not believed, whatever their chips sign.
-    pub refused_products: Vec<Product>,
-    /// The least number of the ARK's CRL, against older ones.
-    pub min_crl_number: Option<u32>,
-}
 
 /// Why evidence is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +151,7 @@ pub fn verify(
         valid_until: valid_until.min(crl.expires),
     };
     check_guest(&report)?;
-    policy.check(&facts)?;
+    check_policy(policy, &facts)?;
     Ok(SnpVerdict(facts))
 }
 
@@ -188,23 +170,21 @@ fn check_guest(report: &Report<'_>) -> Result<(), SnpError> {
     if report.vmpl != 0 { Err(SnpError::Vmpl) } else { Ok(()) }
 }
 
-impl SnpPolicy {
-    fn check(&self, facts: &SnpFacts) -> Result<(), SnpError> {
-        if self.refused_products.contains(&facts.product) {
-            return Err(SnpError::Product);
-        }
-        if !named(&self.chips, &facts.chip_id) {
-            return Err(SnpError::ChipNotNamed);
-        }
-        if !named(&self.launch_digests, &facts.launch_digest) {
-            return Err(SnpError::LaunchDigest);
-        }
-        if !facts.tcb.reaches(&self.min_tcb) {
-            return Err(SnpError::Tcb);
-        }
-        if self.min_crl_number.is_some_and(|least| facts.crl_number < least) {
-            return Err(SnpError::Crl(CrlError::Number));
-        }
-        Ok(())
+fn check_policy(policy: &SnpPolicy, facts: &SnpFacts) -> Result<(), SnpError> {
+    if policy.refused_products.contains(&facts.product) {
+        return Err(SnpError::Product);
     }
+    if !named(&policy.chips, &facts.chip_id) {
+        return Err(SnpError::ChipNotNamed);
+    }
+    if !named(&policy.launch_digests, &facts.launch_digest) {
+        return Err(SnpError::LaunchDigest);
+    }
+    if !facts.tcb.reaches(&policy.min_tcb) {
+        return Err(SnpError::Tcb);
+    }
+    if policy.min_crl_number.is_some_and(|least| facts.crl_number < least) {
+        return Err(SnpError::Crl(CrlError::Number));
+    }
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! An attestation report (SEV-SNP firmware ABI, publication 56860, ATTESTATION_REPORT), versions 2
 //! to 5.
 
-use serde::{Deserialize, Serialize};
-use toani_protocol::sign::Bytes;
+use toani_protocol::{
+    instance::{Product, TcbVersion},
+    sign::Bytes,
+};
 
 use crate::reader::Reader;
 
@@ -19,68 +21,34 @@ const NO_VCEK: u32 = 0b11110;
 const SCALAR_BYTES: usize = 48;
 const SCALAR_FIELD_BYTES: usize = 72;
 
-/// A line of processors with one ARK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Product {
-    Milan,
-    Genoa,
-    Turin,
-}
-
-impl Product {
-    /// The line that a VCEK's product name, such as `Milan-B0`, belongs to.
-    pub(super) fn of_name(name: &str) -> Option<Self> {
-        match name.split_once('-').map_or(name, |(line, _stepping)| line) {
-            "Milan" => Some(Self::Milan),
-            "Genoa" => Some(Self::Genoa),
-            "Turin" => Some(Self::Turin),
-            _ => None,
-        }
-    }
-
-    /// CPUID families: 19h up to Genoa, 1Ah from Turin on.
-    const fn family(self) -> u8 {
-        match self {
-            Self::Milan | Self::Genoa => 0x19,
-            Self::Turin => 0x1a,
-        }
+/// The line that a VCEK's product name, such as `Milan-B0`, belongs to.
+pub(super) fn product_of_name(name: &str) -> Option<Product> {
+    match name.split_once('-').map_or(name, |(line, _stepping)| line) {
+        "Milan" => Some(Product::Milan),
+        "Genoa" => Some(Product::Genoa),
+        "Turin" => Some(Product::Turin),
+        _ => None,
     }
 }
 
-/// Security versions of a platform's parts (56860, TCB_VERSION).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TcbVersion {
-    /// Turin has one; elsewhere 0.
-    pub fmc: u8,
-    pub boot_loader: u8,
-    pub tee: u8,
-    pub snp: u8,
-    pub microcode: u8,
+/// CPUID families: 19h up to Genoa, 1Ah from Turin on.
+const fn family(product: Product) -> u8 {
+    match product {
+        Product::Milan | Product::Genoa => 0x19,
+        Product::Turin => 0x1a,
+    }
 }
 
-impl TcbVersion {
-    fn parse(bytes: [u8; 8], product: Product) -> Self {
-        match product {
-            Product::Milan | Product::Genoa => {
-                let [boot_loader, tee, _, _, _, _, snp, microcode] = bytes;
-                Self { fmc: 0, boot_loader, tee, snp, microcode }
-            }
-            Product::Turin => {
-                let [fmc, boot_loader, tee, snp, _, _, _, microcode] = bytes;
-                Self { fmc, boot_loader, tee, snp, microcode }
-            }
+fn parse_tcb(bytes: [u8; 8], product: Product) -> TcbVersion {
+    match product {
+        Product::Milan | Product::Genoa => {
+            let [boot_loader, tee, _, _, _, _, snp, microcode] = bytes;
+            TcbVersion { fmc: 0, boot_loader, tee, snp, microcode }
         }
-    }
-
-    /// No part is older than in `least`.
-    pub fn reaches(&self, least: &Self) -> bool {
-        self.fmc >= least.fmc
-            && self.boot_loader >= least.boot_loader
-            && self.tee >= least.tee
-            && self.snp >= least.snp
-            && self.microcode >= least.microcode
+        Product::Turin => {
+            let [fmc, boot_loader, tee, snp, _, _, _, microcode] = bytes;
+            TcbVersion { fmc, boot_loader, tee, snp, microcode }
+        }
     }
 }
 
@@ -140,12 +108,12 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn reported_tcb(&self, product: Product) -> TcbVersion {
-        TcbVersion::parse(self.reported_tcb, product)
+        parse_tcb(self.reported_tcb, product)
     }
 
     /// Whether the report, as far as it says so, is from this line of processors.
     pub(super) fn is_from(&self, product: Product) -> bool {
-        self.family.is_none_or(|family| family == product.family())
+        self.family.is_none_or(|family| family == self::family(product))
     }
 }
 

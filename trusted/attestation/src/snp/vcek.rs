@@ -1,11 +1,12 @@
 //! The extensions of a VCEK (AMD, VCEK Certificate and KDS Interface Specification, 57230).
 
+use toani_protocol::instance::{Product, TcbVersion};
 use x509_cert::der::{
     Decode,
     asn1::{Ia5StringRef, ObjectIdentifier},
 };
 
-use super::report::{Product, TcbVersion};
+use super::report::product_of_name;
 use crate::x509::Certificate;
 
 const PRODUCT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.2");
@@ -30,7 +31,7 @@ impl Chip {
         let value = |id| vcek.extension(id).flatten();
         let svn = |id| u8::from_der(value(id)?).ok();
         let name = Ia5StringRef::from_der(value(PRODUCT_NAME)?).ok()?;
-        let product = Product::of_name(name.as_str())?;
+        let product = product_of_name(name.as_str())?;
         let (fmc, id_bytes) = match product {
             Product::Milan | Product::Genoa => (0, 64),
             Product::Turin => (svn(FMC)?, 8),

@@ -9,13 +9,16 @@ use toani_protocol::{
     TenantId, Time, UserId,
     assurance::Assurance,
     canonical,
-    instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat, SgxPolicy},
+    instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat, SgxPolicy, TcbVersion},
     policy::{Policy, PolicyFormat, Tier},
     record::{About, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
     sign::{Label, PublicKey, Signature, Signed, sign},
 };
 
 pub(crate) const ORIGIN: &str = "log.example/1";
+
+/// The hash of every boot's channel key.
+pub(crate) const CHANNEL: Hash = Hash::new([7; 32]);
 
 /// Time of the first record.
 pub(crate) const START_MS: u64 = 1_773_224_100_000;
@@ -68,7 +71,12 @@ impl World {
             format: AdmissionFormat::V1,
             instance: Manifest::id_of(&manifest),
             version: 1,
+            enclaves: Vec::new(),
             sandboxes: Vec::new(),
+            chips: Vec::new(),
+            min_tcb: TcbVersion::default(),
+            refused_products: Vec::new(),
+            min_crl_number: None,
         };
         let policy = Policy {
             format: PolicyFormat::V1,
@@ -98,7 +106,7 @@ impl World {
             receipt: Vec::new(),
         };
         world.append(RecordKind::Birth, About::default());
-        world.append(RecordKind::Boot, About::default());
+        world.append(RecordKind::Boot, About { blob: Some(CHANNEL), ..About::default() });
         world.tenant_record(3, RecordKind::PolicyActivated, world.about());
         world.tenant_record(4, RecordKind::Refused, About::default());
         world.tenant_record(3, RecordKind::Allowed, world.about());

@@ -43,7 +43,7 @@ fn a_path_stays_where_the_template_puts_it() {
         let redeemed = world.redeem(None, &request).unwrap();
         world.durable();
         let job = world.release(&redeemed.execution).unwrap();
-        let plan: Value = serde_json::from_slice(&world.open_job(&job).0.plan).unwrap();
+        let plan: Value = serde_json::from_slice(&job.job.plan).unwrap();
         assert_eq!(plan["path"], path);
         assert_eq!(plan["endpoint"]["host"], "api.broker.example");
     }

@@ -17,8 +17,7 @@ use crate::world::*;
 /// Makes records until nothing more may begin.
 pub(crate) fn fill_log(world: &mut World) {
     for _ in 0..=UNDURABLE_RECORDS_MAX - UNDURABLE_RECORDS_RESERVE {
-        let hello = world.hello.clone();
-        match world.call(Command::ConnectSandbox { hello }) {
+        match world.record() {
             Ok(_) => {}
             Err(reason) => return assert_eq!(reason, Reason::LogUnavailable),
         }

@@ -197,8 +197,7 @@ impl History {
             Step::PolicyKey => self.change_key(),
             Step::Admit { with_sandbox } => {
                 self.admission += 1;
-                let admitted =
-                    if with_sandbox { vec![self.world.hello.measurement] } else { vec![] };
+                let admitted = if with_sandbox { vec![DIGEST] } else { vec![] };
                 self.world.ok(self.world.admission(self.admission, admitted));
                 self.connect();
             }
@@ -267,8 +266,7 @@ impl History {
     }
 
     fn connect(&mut self) {
-        let hello = self.world.hello.clone();
-        let _ = self.world.call(Command::ConnectSandbox { hello });
+        let _ = self.world.try_connect();
     }
 
     fn change_key(&mut self) {
@@ -289,12 +287,11 @@ impl History {
         let execution = self.open.remove(0).execution;
         let job = if how == 0 { None } else { self.world.release(&execution).ok() };
         let outcome = job.filter(|_| how > 1).map(|job| {
-            let (_, key) = self.world.open_job(&job);
             let outcome = match how {
                 2 => ended(JobEnd::TlsRefused, false),
                 _ => answered(200, json!({"balance": 7})),
             };
-            seal_outcome(&job, &key, &outcome)
+            outcome_of(&job, &outcome)
         });
         self.world.finish(&execution, outcome).unwrap();
     }
@@ -425,8 +422,7 @@ proptest! {
         let ended: Vec<_> = ended.filter_map(|record| record.about.action_id).collect();
         prop_assert_eq!(ended, left.into_iter().collect::<Vec<_>>());
         for world in [&mut *world, &mut copy] {
-            let hello = world.hello.clone();
-            let _ = world.call(Command::ConnectSandbox { hello });
+            let _ = world.try_connect();
         }
         let probe = Probe {
             policy: history.policy,

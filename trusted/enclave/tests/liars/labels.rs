@@ -64,14 +64,8 @@ fn documents() {
         world.call(Command::ChangePolicyKey { change }).map(|_| ())
     });
     one_fits(Label::Admission, refused, |label| {
-        use toani_protocol::instance::{AdmissionFormat, AdmissionList};
         let mut world = World::born();
-        let list = AdmissionList {
-            format: AdmissionFormat::V1,
-            instance: world.facts().instance,
-            version: 1,
-            sandboxes: vec![],
-        };
+        let list = world.admission_list(1);
         let signed = Signed::by(&operator(), label, list).unwrap();
         world.call(Command::Admit { admission: canonical::encode(&signed).unwrap() }).map(|_| ())
     });

@@ -168,7 +168,7 @@ fn durable_is_the_hosts_word_within_what_was_signed() {
         let answer = world.call(Command::Durable { size: lie });
         assert_eq!(answer, Err(Reason::LogUnavailable), "{lie}");
     }
-    assert_eq!(world.release(&redeemed.execution), Err(Reason::LogUnavailable));
+    assert_eq!(world.release(&redeemed.execution).unwrap_err(), Reason::LogUnavailable);
     // It says so and drops the record: `durability: host` is all that the record claims.
     world.durable();
     let back = Command::Durable { size: size - 1 };
@@ -201,7 +201,7 @@ fn the_clock_never_goes_below_the_log() {
     let (request, token) = world.approved(1, "k1").unwrap();
     let before = world.now;
     world.now = before.plus_ms(16 * 60_000);
-    world.connect();
+    world.record().unwrap();
     // Back to when the token was young.
     world.now = before;
     let renewed = toani_protocol::request::ActionRequest {
@@ -210,7 +210,7 @@ fn the_clock_never_goes_below_the_log() {
     };
     assert_eq!(world.execute(Some(&token), &renewed), Err(Reason::TokenExpired));
     world.now = Time::from_ms(0);
-    world.connect();
+    world.record().unwrap();
     assert!(world.last_record().time >= before.plus_ms(16 * 60_000));
     assert_eq!(world.try_reboot(), Err(Reason::EvidenceRefused), "no evidence is that old");
     world.now = before;
@@ -224,7 +224,7 @@ fn a_clock_turned_forward_ends_things_for_good() {
     let mut world = World::new();
     let request = world.request("read_balance", json!({"account": "x"}), "k1");
     world.now = Time::MAX;
-    world.connect();
+    world.record().unwrap();
     world.now = Time::from_ms(START_MS);
     assert_eq!(world.execute(None, &request), Err(Reason::RequestExpired));
     let late = world.request("read_balance", json!({"account": "x"}), "k2");
@@ -242,8 +242,7 @@ fn a_document_of_other_bytes_is_not_the_one_that_is_named() {
     let mut world = lived();
     world.blobs.values_mut().for_each(|bytes| bytes.push(b' '));
     world.try_reboot().unwrap();
-    let missing = Command::ConnectSandbox { hello: world.hello.clone() };
-    assert_eq!(world.call(missing), Err(Reason::SandboxNotAdmitted), "no list, no sandbox");
+    assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted), "no list, no sandbox");
     let request = world.request("read_balance", json!({"account": "x"}), "k9");
     assert_eq!(world.execute(None, &request), Err(Reason::AgentUnknown));
 }

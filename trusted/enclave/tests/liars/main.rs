@@ -7,6 +7,7 @@ mod agent;
 mod approver;
 mod attestation;
 mod canary;
+mod channel;
 mod disclosure;
 mod floods;
 mod fold;

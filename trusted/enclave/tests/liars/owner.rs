@@ -29,7 +29,7 @@ fn used(world: &mut World, key: &str) -> Result<Vec<u8>, Reason> {
     let redeemed = world.redeem(None, &request)?;
     world.durable();
     let job = world.release(&redeemed.execution)?;
-    Ok(world.open_job(&job).0.credential.clone())
+    Ok(job.job.credential.clone())
 }
 
 #[test]

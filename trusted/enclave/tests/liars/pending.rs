@@ -196,8 +196,7 @@ fn the_dead_do_not_take_the_room_of_the_living() {
     while world.call(revoke.clone()).is_ok() {}
     world.ok(Command::Tick);
     assert_eq!(ended(&world).len(), 0, "it waits");
-    let (_, key) = world.open_job(&job);
-    let outcome = seal_outcome(&job, &key, &answered(200, json!({"balance": 1})));
+    let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
     world.finish(&redeemed.execution, Some(outcome)).unwrap();
     world.durable();
     end_all(&mut world);

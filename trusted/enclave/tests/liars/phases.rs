@@ -3,7 +3,6 @@
 use serde_json::json;
 use toani_protocol::{
     Reason, Time,
-    job::SealedOutcome,
     wire::{self, Call, Command, WIRE_VERSION},
 };
 
@@ -47,6 +46,8 @@ fn number(command: &Command) -> usize {
         Command::Forget { .. } => 31,
         Command::Disclose { .. } => 32,
         Command::Prove { .. } => 33,
+        Command::SandboxBytes { .. } => 34,
+        Command::SandboxEvidence { .. } => 35,
     }
 }
 
@@ -61,7 +62,6 @@ fn commands(world: &World) -> Vec<Command> {
     let policy = sign_policy(policy_document(9), &policy_key());
     let (manifest, sealed_root) = (world.manifest.clone(), world.sealed_root.clone());
     let agent = "nobody".parse().unwrap();
-    let outcome = Some(SealedOutcome { ciphertext: vec![1] });
     vec![
         Command::Birth { manifest: manifest.clone(), target: quoting_target() },
         Command::Boot { manifest, sealed_root, target: quoting_target() },
@@ -70,7 +70,7 @@ fn commands(world: &World) -> Vec<Command> {
         Command::Blobs { blobs: vec![b"x".to_vec()] },
         Command::Start { salts: vec![(tenant(), vec![1])] },
         Command::Admit { admission },
-        Command::ConnectSandbox { hello: world.hello.clone() },
+        Command::ConnectSandbox { target: quoting_target() },
         Command::DisconnectSandbox,
         Command::ActivatePolicy { policy },
         Command::RevokePolicy { tenant: tenant(), policy: "none".parse().unwrap() },
@@ -91,7 +91,7 @@ fn commands(world: &World) -> Vec<Command> {
         Command::Execute { token: None, request, proof },
         Command::Abort { execution, reason: Reason::Busy },
         Command::Release { execution: "exe_x".parse().unwrap() },
-        Command::Finish { execution: "exe_x".parse().unwrap(), outcome },
+        Command::Finish { execution: "exe_x".parse().unwrap() },
         Command::Open { execution: "exe_x".parse().unwrap(), blob: vec![], read },
         Command::Durable { size: 0 },
         Command::Tick,
@@ -107,13 +107,15 @@ fn commands(world: &World) -> Vec<Command> {
         Command::Forget { tenant: tenant(), through: world.now.day() },
         Command::Disclose { action: "act_x".parse().unwrap(), kept: vec![1], evidence: None },
         Command::Prove { evidence: world.facts().evidence.clone() },
+        Command::SandboxBytes { bytes: vec![1] },
+        Command::SandboxEvidence { evidence: vec![1] },
     ]
 }
 
 #[test]
 fn each_is_there() {
     let numbers: Vec<usize> = commands(&World::new()).iter().map(number).collect();
-    assert_eq!(numbers, (0..34).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..36).collect::<Vec<_>>());
 }
 
 #[test]
@@ -209,8 +211,7 @@ fn a_missing_blob_disables_what_needs_it_alone() {
         let mut liar = World::with_log(&world, world.log.clone());
         liar.blobs.remove(hash);
         liar.try_reboot().unwrap();
-        let hello = Command::ConnectSandbox { hello: liar.hello.clone() };
-        let connected = liar.call(hello).is_ok();
+        let connected = liar.try_connect().is_ok();
         let refusal = {
             let request = liar.request("read_balance", json!({"account": "x"}), "k1");
             liar.execute(None, &request).err()

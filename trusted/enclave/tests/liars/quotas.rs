@@ -48,7 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Running {
     redeemed: toani_protocol::wire::Redeemed,
     taken: usize,
-    job: Option<toani_protocol::job::SealedJob>,
+    job: Option<toani_protocol::job::JobMessage>,
 }
 
 struct Model {
@@ -163,10 +163,10 @@ impl Model {
     }
 
     fn finish(&mut self, running: Running, how: Option<bool>) {
-        let outcome = running.job.as_ref().zip(how).map(|(job, connected)| {
-            let (_, key) = self.world.open_job(job);
-            seal_outcome(job, &key, &ended(JobEnd::ConnectorFailed, connected))
-        });
+        let outcome =
+            running.job.as_ref().zip(how).map(|(job, connected)| {
+                outcome_of(job, &ended(JobEnd::ConnectorFailed, connected))
+            });
         self.world.finish(&running.redeemed.execution, outcome).unwrap();
         let nothing_happened = running.job.is_none() || how == Some(false);
         if nothing_happened {

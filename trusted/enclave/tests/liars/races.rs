@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use toani_protocol::{
-    Hash, Reason, canonical,
-    job::{JobEnd, SandboxHello},
+    Reason, canonical,
+    job::JobEnd,
     policy::PolicyKeyChange,
     record::Outcome,
     sign::{Label, PublicKey, Signed},
-    wire::{Answer, Command},
+    wire::{self, Answer, Command},
 };
 
 use crate::world::*;
@@ -46,7 +46,7 @@ fn a_request_expires_while_it_waits() {
     let waiting = world.check(execute(&world, "k1"));
     world.now = world.now.plus_ms(60_000);
     // Any record moves the enclave's time.
-    world.connect();
+    world.record().unwrap();
     assert_eq!(world.apply(waiting), Err(Reason::RequestExpired));
 }
 
@@ -55,9 +55,9 @@ fn a_job_that_left_meanwhile_is_not_called_aborted() {
     let mut world = World::new();
     let redeemed = world.started("k1");
     let execution = redeemed.execution.clone();
-    let finish = world.check(Command::Finish { execution: execution.clone(), outcome: None });
+    let finish = world.check(Command::Finish { execution: execution.clone() });
     let release = world.check(Command::Release { execution: execution.clone() });
-    assert!(matches!(world.apply(release), Ok(Answer::Job(_))));
+    assert_eq!(world.apply(release), Ok(Answer::Done));
     let Ok(Answer::Finished(finished)) = world.apply(finish) else { panic!() };
     assert_eq!(finished.outcome, Outcome::Unknown, "and no quota comes back");
 }
@@ -69,7 +69,7 @@ fn of_two_checked_releases_one_job_leaves() {
     let twice: Vec<_> =
         (0..2).map(|_| world.check(Command::Release { execution: execution.clone() })).collect();
     let answers: Vec<_> = twice.into_iter().map(|checked| world.apply(checked)).collect();
-    assert!(matches!(answers.as_slice(), [Ok(Answer::Job(_)), Err(Reason::TokenUsed)]));
+    assert!(matches!(answers.as_slice(), [Ok(Answer::Done), Err(Reason::TokenUsed)]));
 }
 
 #[test]
@@ -77,15 +77,12 @@ fn of_two_checked_ends_one_counts() {
     let mut world = World::new();
     let execution = world.started("k1").execution;
     let job = world.release(&execution).unwrap();
-    let (_, key) = world.open_job(&job);
-    let outcome = |end| Some(seal_outcome(&job, &key, &ended(end, false)));
-    let ends: Vec<_> = [JobEnd::Unreachable, JobEnd::TlsRefused]
-        .into_iter()
-        .map(|end| {
-            let (execution, outcome) = (execution.clone(), outcome(end));
-            world.check(Command::Finish { execution, outcome })
-        })
-        .collect();
+    world
+        .supervisor
+        .send(&wire::encode(&outcome_of(&job, &ended(JobEnd::Unreachable, false))).unwrap());
+    world.carry().unwrap();
+    let end = Command::Finish { execution };
+    let ends = [world.check(end.clone()), world.check(end)];
     let answers: Vec<_> = ends.into_iter().map(|checked| world.apply(checked)).collect();
     assert!(matches!(answers.as_slice(), [Ok(_), Err(Reason::ExecutionNotFound)]));
 }
@@ -95,10 +92,8 @@ fn a_release_ends_with_its_credential_and_its_sandbox() {
     let mut world = World::new();
     let first = world.started("k1").execution;
     let waiting = world.check(Command::Release { execution: first });
-    let other = SandboxHello { key: [9; 32], ..world.hello.clone() };
-    world.ok(Command::ConnectSandbox { hello: other });
-    assert_eq!(world.apply(waiting), Err(Reason::SandboxUnavailable), "sealed to the one before");
     world.connect();
+    assert_eq!(world.apply(waiting), Err(Reason::SandboxUnavailable), "for the channel before");
 
     let second = world.started("k2").execution;
     let waiting = world.check(Command::Release { execution: second });
@@ -109,11 +104,26 @@ fn a_release_ends_with_its_credential_and_its_sandbox() {
 }
 
 #[test]
+fn an_outcome_that_arrives_after_the_check_is_not_judged_unread() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    let job = world.release(&execution).unwrap();
+    let early = world.check(Command::Finish { execution });
+    let outcome = outcome_of(&job, &ended(JobEnd::Unreachable, false));
+    world.supervisor.send(&wire::encode(&outcome).unwrap());
+    world.carry().unwrap();
+    let Ok(Answer::Finished(finished)) = world.apply(early) else { panic!() };
+    assert_eq!(finished.outcome, Outcome::Unknown, "the host asked too early");
+}
+
+#[test]
 fn a_sandbox_that_is_no_longer_admitted_does_not_connect() {
     let mut world = World::new();
-    let waiting = world.check(Command::ConnectSandbox { hello: world.hello.clone() });
-    world.ok(world.admission(2, vec![Hash::of(b"another")]));
-    assert_eq!(world.apply(waiting), Err(Reason::SandboxNotAdmitted));
+    let facts = world.facts().clone();
+    world.supervisor.listen(&facts, world.now);
+    world.ok(Command::ConnectSandbox { target: quoting_target() });
+    world.ok(world.admission(2, vec![digest(b"another")]));
+    assert_eq!(world.carry(), Err(Reason::SandboxNotAdmitted));
     assert_eq!(world.refusal("k1"), Reason::SandboxUnavailable);
 }
 

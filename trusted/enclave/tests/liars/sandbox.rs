@@ -5,40 +5,31 @@ use toani_protocol::{
     ExecutionId, Hash, Reason,
     assurance::SandboxLevel,
     canonical,
-    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox},
-    job::{JobEnd, JobOutcome, SandboxHello, SealedOutcome},
+    instance::{AdmissionList, AdmittedSandbox},
+    job::{JobEnd, JobOutcome, OutcomeMessage},
+    limits::ARRIVED_BYTES_MAX,
     record::Outcome,
-    sign::{Label, Signed},
-    wire::{Answer, Command},
+    sign::{Bytes, Label, Signed},
+    wire::{self, Answer, Command, LinkState},
 };
 
 use crate::world::*;
 
-fn admit(world: &World, version: u64, level: SandboxLevel) -> Command {
-    let list = AdmissionList {
-        format: AdmissionFormat::V1,
-        instance: world.facts().instance,
-        version,
-        sandboxes: vec![AdmittedSandbox { measurement: world.hello.measurement, level }],
-    };
-    let signed = Signed::by(&operator(), Label::Admission, list).unwrap();
-    Command::Admit { admission: canonical::encode(&signed).unwrap() }
-}
-
 #[test]
 fn a_sandbox_that_is_not_admitted_does_not_connect() {
     let mut world = World::new();
-    let hello = SandboxHello { measurement: Hash::of(b"another"), ..world.hello.clone() };
-    assert_eq!(world.call(Command::ConnectSandbox { hello }), Err(Reason::SandboxNotAdmitted));
+    world.ok(world.admission(2, vec![digest(b"another")]));
+    assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted));
 }
 
 #[test]
 fn a_level_that_nothing_proves_is_not_believed() {
     for level in [SandboxLevel::Gvisor, SandboxLevel::Vm, SandboxLevel::Snp] {
         let mut world = World::born();
-        world.ok(admit(&world, 1, level));
-        let hello = Command::ConnectSandbox { hello: world.hello.clone() };
-        assert_eq!(world.call(hello), Err(Reason::SandboxNotAdmitted), "{level:?}");
+        let launch_digest = Bytes(DIGEST.to_vec());
+        let sandboxes = vec![AdmittedSandbox { launch_digest, level }];
+        world.ok(admit(AdmissionList { sandboxes, ..world.admission_list(1) }));
+        assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted), "{level:?}");
     }
 }
 
@@ -60,35 +51,43 @@ fn a_policy_that_asks_for_more_than_there_is_is_not_served() {
 #[test]
 fn an_admission_list_needs_the_operators_and_the_instance() {
     let mut world = World::born();
-    let list = |instance| AdmissionList {
-        format: AdmissionFormat::V1,
-        instance,
-        version: 1,
-        sandboxes: vec![],
-    };
+    let list = |instance| AdmissionList { instance, ..world.admission_list(1) };
     let here = world.facts().instance;
+    let mut lists = Vec::new();
     for (key, instance) in [(signing_key(66), here), (operator(), Hash::of(b"elsewhere"))] {
         let signed = Signed::by(&key, Label::Admission, list(instance)).unwrap();
-        let admit = Command::Admit { admission: canonical::encode(&signed).unwrap() };
-        assert_eq!(world.call(admit), Err(Reason::DocumentSignature));
+        lists.push(Command::Admit { admission: canonical::encode(&signed).unwrap() });
+    }
+    // Ids of other lengths name nothing.
+    let short = || vec![Bytes(vec![7; 47])];
+    lists.push(admit(AdmissionList { chips: short(), ..list(here) }));
+    let sandbox = |launch_digest| AdmittedSandbox { launch_digest, level: SandboxLevel::Native };
+    let sandboxes = short().into_iter().map(sandbox).collect();
+    lists.push(admit(AdmissionList { sandboxes, ..list(here) }));
+    for list in lists {
+        assert_eq!(world.call(list), Err(Reason::DocumentSignature));
     }
 }
 
 #[test]
 fn a_job_goes_to_the_sandbox_that_was_promised() {
     let mut world = World::new();
-    let other = Hash::of(b"other");
-    world.ok(world.admission(2, vec![world.hello.measurement, other]));
+    let other = digest(b"other");
+    world.ok(world.admission(2, vec![DIGEST, other]));
     let execution = world.started("k1").execution;
-    let swapped = SandboxHello { measurement: other, ..world.hello.clone() };
-    world.ok(Command::ConnectSandbox { hello: swapped });
-    assert_eq!(world.release(&execution), Err(Reason::SandboxUnavailable));
+    world.supervisor = Supervisor::showing(move |_, data, now| {
+        shown(&chip(), &toani_simulator::Guest::new(other, data), now)
+    });
+    world.connect();
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::SandboxUnavailable);
     world.ok(Command::DisconnectSandbox);
-    assert_eq!(world.release(&execution), Err(Reason::SandboxUnavailable));
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::SandboxUnavailable);
+    world.supervisor = Supervisor::new();
     // No longer admitted: disconnected at once.
     world.connect();
     world.ok(world.admission(3, vec![other]));
-    assert_eq!(world.release(&execution), Err(Reason::SandboxUnavailable));
+    assert_eq!(world.link, LinkState::Ended);
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::SandboxUnavailable);
     let (finished, _) = world.finish(&execution, None).unwrap();
     assert_eq!(finished.outcome, Outcome::Aborted, "nothing ever left");
 }
@@ -100,51 +99,128 @@ fn nothing_starts_without_a_sandbox() {
     assert_eq!(world.refusal("k1"), Reason::SandboxUnavailable);
 }
 
+/// A supervisor that is admitted and lies: what it says of one job counts for no other, and it is
+/// not spoken to any more.
 #[test]
-fn an_outcome_that_does_not_open_is_unknown() {
-    let good = answered(200, json!({"balance": 1}));
-    let forged: [fn(&mut World) -> Option<SealedOutcome>; 4] = [
-        |_| None,
-        |_| Some(SealedOutcome { ciphertext: vec![] }),
-        |_| Some(SealedOutcome { ciphertext: vec![0; 64] }),
-        // Of another job, which did succeed.
-        |world| {
+fn an_outcome_that_was_not_asked_for_ends_the_channel() {
+    let lies: [fn(&mut World, OutcomeMessage) -> Vec<u8>; 4] = [
+        // Of another token.
+        |_, outcome| wire::encode(&OutcomeMessage { jti: Hash::of(b"x"), ..outcome }).unwrap(),
+        // Of an execution that has not been released.
+        |world, outcome| {
             let execution = world.started("other").execution;
-            let job = world.release(&execution).unwrap();
-            let (_, key) = world.open_job(&job);
-            Some(seal_outcome(&job, &key, &answered(200, json!({"balance": 1}))))
+            wire::encode(&OutcomeMessage { execution, ..outcome }).unwrap()
         },
+        |_, _| Vec::new(),
+        |_, _| vec![0xff; 64],
     ];
-    for forge in forged {
+    for lie in lies {
         let mut world = World::new();
         let execution = world.started("k1").execution;
-        world.release(&execution).unwrap();
-        let outcome = forge(&mut world);
-        let (finished, result) = world.finish(&execution, outcome).unwrap();
-        assert_eq!((finished.outcome, result.result), (Outcome::Unknown, None));
-    }
-    // Every byte of a true one counts.
-    let mut world = World::new();
-    for at in 0..20 {
-        let execution = world.started(&format!("k{at}")).execution;
         let job = world.release(&execution).unwrap();
-        let (_, key) = world.open_job(&job);
-        let mut outcome = seal_outcome(&job, &key, &good);
-        let place = at * outcome.ciphertext.len() / 20;
-        outcome.ciphertext[place] ^= 1;
-        assert_eq!(world.finish(&execution, Some(outcome)).unwrap().0.outcome, Outcome::Unknown);
+        let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
+        let message = lie(&mut world, outcome);
+        world.supervisor.send(&message);
+        world.carry().unwrap();
+        assert_eq!(world.link, LinkState::Ended);
+        let (finished, result) = world.finish(&execution, None).unwrap();
+        assert_eq!((finished.outcome, result.result), (Outcome::Unknown, None));
     }
 }
 
 #[test]
-fn what_opens_and_is_garbage_is_unknown() {
+fn the_first_outcome_of_a_job_is_its_only_one() {
     let mut world = World::new();
     let execution = world.started("k1").execution;
     let job = world.release(&execution).unwrap();
-    let (_, key) = world.open_job(&job);
-    let outcome = seal_bytes(&job, &key, b"\xff\xff\xff");
+    for _ in 0..2 {
+        let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
+        world.supervisor.send(&wire::encode(&outcome).unwrap());
+    }
+    world.carry().unwrap();
+    assert_eq!(world.link, LinkState::Ended);
+    let (finished, _) = world.finish(&execution, None).unwrap();
+    assert_eq!(finished.outcome, Outcome::Succeeded, "the first one stands");
+}
+
+/// The host may have given up an execution when its outcome comes: that is nobody's fault.
+#[test]
+fn an_outcome_that_comes_too_late_changes_nothing() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    let job = world.release(&execution).unwrap();
+    let (finished, _) = world.finish(&execution, None).unwrap();
+    assert_eq!(finished.outcome, Outcome::Unknown);
+    let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
+    world.supervisor.send(&wire::encode(&outcome).unwrap());
+    world.carry().unwrap();
+    assert_eq!(world.link, LinkState::Open);
+    assert_eq!(world.finish(&execution, None).unwrap_err(), Reason::ExecutionNotFound);
+}
+
+/// A job's outcome comes on the channel on which the job left, or not at all.
+#[test]
+fn an_outcome_on_another_channel_counts_for_nothing() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    let job = world.release(&execution).unwrap();
+    world.connect();
+    let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
     let (finished, _) = world.finish(&execution, Some(outcome)).unwrap();
     assert_eq!(finished.outcome, Outcome::Unknown);
+    assert_eq!(world.link, LinkState::Ended);
+}
+
+/// An outcome stays when its channel ends before the host asks for it.
+#[test]
+fn an_outcome_that_has_arrived_outlives_its_channel() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    let job = world.release(&execution).unwrap();
+    let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
+    world.supervisor.send(&wire::encode(&outcome).unwrap());
+    world.carry().unwrap();
+    world.ok(Command::DisconnectSandbox);
+    assert_eq!(world.finish(&execution, None).unwrap().0.outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn what_is_garbage_behind_its_name_is_unknown() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    let job = world.release(&execution).unwrap();
+    let name = wire::encode(&(&job.execution, job.jti)).unwrap();
+    world.supervisor.send(&[name, vec![0xff; 3]].concat());
+    world.carry().unwrap();
+    let (finished, _) = world.finish(&execution, None).unwrap();
+    assert_eq!(finished.outcome, Outcome::Unknown);
+}
+
+/// A host that never asks for outcomes does not fill the enclave's memory.
+#[test]
+fn outcomes_that_nobody_asks_for_have_a_maximum() {
+    let mut world = World::new();
+    let body = vec![b'0'; 4 * 1024 * 1024];
+    let fit = ARRIVED_BYTES_MAX / body.len() - 1;
+    let mut executions = Vec::new();
+    for i in 0..fit + 2 {
+        let execution = world.started(&format!("k{i}")).execution;
+        let job = world.release(&execution).unwrap();
+        let end = JobEnd::Response { status: 500, body: body.clone() };
+        world.supervisor.send(&wire::encode(&outcome_of(&job, &ended(end, true))).unwrap());
+        world.carry().unwrap();
+        executions.push(execution);
+    }
+    let outcomes: Vec<_> = executions
+        .iter()
+        .map(|execution| world.finish(execution, None).unwrap().0.outcome)
+        .collect();
+    assert!(outcomes[..fit].iter().all(|outcome| *outcome == Outcome::UpstreamRefused));
+    assert_eq!(outcomes[fit + 1], Outcome::Unknown);
+    // Asked for, they are no longer kept.
+    let redeemed = world.started("after");
+    let result = world.run(&redeemed, &answered(200, json!({"balance": 1})));
+    assert_eq!(result.outcome, Outcome::Succeeded);
 }
 
 #[test]
@@ -152,18 +228,17 @@ fn a_job_leaves_once_and_ends_once() {
     let mut world = World::new();
     let execution = world.started("k1").execution;
     let job = world.release(&execution).unwrap();
-    assert_eq!(world.release(&execution), Err(Reason::TokenUsed));
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::TokenUsed);
     let abort = Command::Abort { execution: execution.clone(), reason: Reason::TokenUsed };
     assert_eq!(world.call(abort.clone()), Err(Reason::IdempotencyInProgress));
-    let (_, key) = world.open_job(&job);
-    let outcome = Some(seal_outcome(&job, &key, &answered(200, json!({"balance": 1}))));
-    assert!(world.finish(&execution, outcome.clone()).is_ok());
+    let outcome = outcome_of(&job, &answered(200, json!({"balance": 1})));
+    assert!(world.finish(&execution, Some(outcome)).is_ok());
     let gone = Reason::ExecutionNotFound;
-    assert_eq!(world.finish(&execution, outcome).unwrap_err(), gone);
-    assert_eq!(world.release(&execution), Err(gone));
+    assert_eq!(world.finish(&execution, None).unwrap_err(), gone);
+    assert_eq!(world.release(&execution).unwrap_err(), gone);
     assert_eq!(world.call(abort), Err(gone));
     let unknown: ExecutionId = "exe_none".parse().unwrap();
-    assert_eq!(world.release(&unknown), Err(gone));
+    assert_eq!(world.release(&unknown).unwrap_err(), gone);
 }
 
 #[test]
@@ -173,7 +248,7 @@ fn an_aborted_execution_releases_nothing() {
     let abort = Command::Abort { execution: execution.clone(), reason: Reason::LogUnavailable };
     let Ok(Answer::Finished(finished)) = world.call(abort) else { panic!() };
     assert_eq!(finished.outcome, Outcome::Aborted);
-    assert_eq!(world.release(&execution), Err(Reason::ExecutionNotFound));
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::ExecutionNotFound);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The machine: a simulated processor, and who quotes its reports.
 
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
 use toani_attestation::{Evidence as AttestationEvidence, SgxEvidence};
 use toani_enclave::{KEYREQUEST_BYTES, REPORT_BYTES, TARGETINFO_BYTES};
@@ -11,13 +11,16 @@ use super::*;
 
 /// The simulated vendors of all worlds of this process.
 pub fn authority() -> &'static Authority {
-    static AUTHORITY: OnceLock<(tempfile::TempDir, Authority)> = OnceLock::new();
-    let (_, authority) = AUTHORITY.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::open_or_create(folder.path()).unwrap();
-        (folder, authority)
-    });
-    authority
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        // Kept from run to run: making AMD's keys takes seconds.
+        let folder = option_env!("CARGO_TARGET_TMPDIR").map_or_else(
+            || tempfile::tempdir().unwrap().keep(),
+            |folder| Path::new(folder).join("simulated-vendors"),
+        );
+        std::fs::create_dir_all(&folder).unwrap();
+        Authority::open_or_create(&folder).unwrap()
+    })
 }
 
 /// A machine, by the secret in its processor, and what runs on it.
@@ -79,7 +82,7 @@ pub fn manifest() -> Manifest {
         format: ManifestFormat::V1,
         sgx_roots: vec![authority().sgx_root()],
         sgx_policy: SgxPolicy::up_to_date(),
-        snp_roots: vec![Hash::of(b"no guests")],
+        snp_roots: vec![authority().snp_root().unwrap()],
         operators: vec![PublicKey::of(&operator())],
         quorum: 1,
         log_origin: ORIGIN.into(),

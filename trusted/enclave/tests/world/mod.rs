@@ -15,15 +15,11 @@ mod supervisor;
 
 use std::collections::BTreeMap;
 
-use aes_gcm::{
-    Aes256Gcm, Key, KeyInit, Nonce,
-    aead::{Aead, Payload},
-};
 use ed25519_dalek::SigningKey;
 use getrandom::SysRng;
 use hpke::{
-    Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256,
-    kem::X25519HkdfSha256, setup_receiver, setup_sender_with_rng,
+    Deserializable, Kem, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256,
+    kem::X25519HkdfSha256, setup_sender_with_rng,
 };
 use p256::ecdsa::{Signature as EcdsaSignature, SigningKey as PasskeyKey, signature::Signer};
 use rand_core::UnwrapErr;
@@ -36,17 +32,18 @@ use toani_protocol::{
     assurance::SandboxLevel,
     canonical,
     credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
-    instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, Manifest, ManifestFormat},
-    job::{
-        JOB_INFO, Job, JobEnd, JobOutcome, OUTCOME_EXPORT, SandboxHello, SealedJob, SealedOutcome,
+    instance::{
+        AdmissionFormat, AdmissionList, AdmittedSandbox, LaunchDigest, Manifest, ManifestFormat,
+        TcbVersion,
     },
+    job::{JobEnd, JobOutcome},
     policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy, TlsTrust},
     record::{ExecutionResult, Record},
     request::{ActionRequest, AgentProof, ReadRequest},
     sign::{self, Bytes, Label, PublicKey, Signed},
     wire::{
-        self, ActionState, ActionStatus, Answer, Call, Command, Effect, Facts, Finished, Read,
-        Redeemed, Reply, WIRE_VERSION,
+        self, ActionState, ActionStatus, Answer, Call, Command, Effect, Facts, Finished, LinkState,
+        Read, Redeemed, Reply, WIRE_VERSION,
     },
 };
 
@@ -70,8 +67,9 @@ pub struct World {
     pub manifest: Vec<u8>,
     pub sealed_root: Vec<u8>,
     pub facts: Option<Facts>,
-    pub supervisor: <X25519HkdfSha256 as Kem>::PrivateKey,
-    pub hello: SandboxHello,
+    pub supervisor: Supervisor,
+    /// As the host was told last.
+    pub link: LinkState,
     /// Every reply, as it crossed the boundary.
     pub transcript: Vec<u8>,
 }
@@ -80,20 +78,18 @@ impl World {
     /// An instance with a policy, a credential and a sandbox.
     pub fn new() -> Self {
         let mut world = Self::born();
-        world.ok(world.admission(1, vec![world.hello.measurement]));
+        world.ok(world.admission(1, vec![DIGEST]));
         world.connect();
         world
             .ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
         world.ok(world.credential(1, SECRET));
+        world.carry().unwrap();
         world
     }
 
     /// An instance and nothing more.
     pub fn born() -> Self {
         let manifest = canonical::encode(&manifest()).unwrap();
-        let (supervisor, public) = X25519HkdfSha256::gen_keypair_with_rng(&mut rng());
-        let hello =
-            SandboxHello { measurement: Hash::of(b"sandbox"), key: public.to_bytes().into() };
         let mut world = Self {
             enclave: cold([7; 32], MEASUREMENT),
             now: Time::from_ms(START_MS),
@@ -103,8 +99,8 @@ impl World {
             manifest: manifest.clone(),
             sealed_root: vec![],
             facts: None,
-            supervisor,
-            hello,
+            supervisor: Supervisor::new(),
+            link: LinkState::Ended,
             transcript: vec![],
         };
         match world.birth(manifest).unwrap() {
@@ -126,8 +122,8 @@ impl World {
             manifest: other.manifest.clone(),
             sealed_root: other.sealed_root.clone(),
             facts: other.facts.clone(),
-            supervisor: other.supervisor.clone(),
-            hello: other.hello.clone(),
+            supervisor: Supervisor::new(),
+            link: LinkState::Ended,
             transcript: vec![],
         }
     }
@@ -241,6 +237,7 @@ impl World {
                     self.blobs.insert(Hash::of(&bytes), bytes);
                 }
                 Effect::PutSalt { tenant, wrapped, .. } => self.salts.push((tenant, wrapped)),
+                Effect::Sandbox(step) => self.link_step(step),
             }
         }
     }
@@ -260,8 +257,9 @@ impl World {
         self.facts.as_ref().unwrap()
     }
 
-    pub fn connect(&mut self) {
-        self.ok(Command::ConnectSandbox { hello: self.hello.clone() });
+    /// Any record: it moves the enclave's time.
+    pub fn record(&mut self) -> Result<Answer, Reason> {
+        self.call(Command::RevokeAgent { tenant: tenant(), agent: "simple".parse().unwrap() })
     }
 
     pub fn records(&self) -> Vec<Record> {
@@ -272,19 +270,31 @@ impl World {
         Record::decode(self.log.last().unwrap()).unwrap()
     }
 
-    pub fn admission(&self, version: u64, measurements: Vec<Hash>) -> Command {
-        let sandboxes = measurements
-            .into_iter()
-            .map(|measurement| AdmittedSandbox { measurement, level: SandboxLevel::Native })
-            .collect();
-        let list = AdmissionList {
+    pub fn admission(&self, version: u64, digests: Vec<LaunchDigest>) -> Command {
+        let admitted = |digest: LaunchDigest| AdmittedSandbox {
+            launch_digest: Bytes(digest.to_vec()),
+            level: SandboxLevel::Native,
+        };
+        let sandboxes = digests.into_iter().map(admitted).collect();
+        admit(AdmissionList { sandboxes, ..self.admission_list(version) })
+    }
+
+    /// Admits this world's enclave, chip and sandbox.
+    pub fn admission_list(&self, version: u64) -> AdmissionList {
+        AdmissionList {
             format: AdmissionFormat::V1,
             instance: self.facts().instance,
             version,
-            sandboxes,
-        };
-        let signed = Signed::by(&operator(), Label::Admission, list).unwrap();
-        Command::Admit { admission: canonical::encode(&signed).unwrap() }
+            enclaves: vec![MEASUREMENT],
+            sandboxes: vec![AdmittedSandbox {
+                launch_digest: Bytes(DIGEST.to_vec()),
+                level: SandboxLevel::Native,
+            }],
+            chips: vec![Bytes(chip().id.to_vec())],
+            min_tcb: TcbVersion::default(),
+            refused_products: vec![],
+            min_crl_number: None,
+        }
     }
 
     pub fn credential_header(&self, version: u64) -> CredentialHeader {
@@ -419,57 +429,11 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
+}
 
-    pub fn release(&mut self, execution: &ExecutionId) -> Result<SealedJob, Reason> {
-        match self.call(Command::Release { execution: execution.clone() })? {
-            Answer::Job(job) => Ok(job),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// What the supervisor sees of a job, and the key for its outcome.
-    pub fn open_job(&self, sealed: &SealedJob) -> (Job, [u8; 32]) {
-        let info =
-            [JOB_INFO, sealed.header.instance.as_bytes(), sealed.header.boot.as_str().as_bytes()]
-                .concat();
-        let encapsulated =
-            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated).unwrap();
-        let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeR::Base,
-            &self.supervisor,
-            &encapsulated,
-            &info,
-        )
-        .unwrap();
-        let aad = wire::encode(&sealed.header).unwrap();
-        let plaintext = context.open(&sealed.ciphertext, &aad).unwrap();
-        let mut key = [0; 32];
-        context.export(OUTCOME_EXPORT, &mut key).unwrap();
-        (wire::decode(&plaintext, usize::MAX).unwrap(), key)
-    }
-
-    pub fn finish(
-        &mut self,
-        execution: &ExecutionId,
-        outcome: Option<SealedOutcome>,
-    ) -> Result<(Finished, ExecutionResult), Reason> {
-        match self.call(Command::Finish { execution: execution.clone(), outcome })? {
-            Answer::Finished(finished) => {
-                let result = canonical::decode(&finished.result, usize::MAX).unwrap();
-                Ok((finished, result))
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// From a redeemed token to the end, with this upstream answer.
-    pub fn run(&mut self, redeemed: &Redeemed, outcome: &JobOutcome) -> ExecutionResult {
-        self.durable();
-        let job = self.release(&redeemed.execution).unwrap();
-        let (_, key) = self.open_job(&job);
-        let sealed = seal_outcome(&job, &key, outcome);
-        self.finish(&redeemed.execution, Some(sealed)).unwrap().1
-    }
+pub fn admit(list: AdmissionList) -> Command {
+    let signed = Signed::by(&operator(), Label::Admission, list).unwrap();
+    Command::Admit { admission: canonical::encode(&signed).unwrap() }
 }
 
 pub fn cold(l0: [u8; 32], measurement: Hash) -> Enclave {
