@@ -5,6 +5,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 const OWNER_ONLY: u32 = 0o600;
@@ -45,9 +46,12 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Writes the file aside and links it into place: the name never names half a file, and never
-/// replaces another one. Who comes second keeps what the first one made.
+/// replaces another one. Who comes second keeps what the first one made, in whatever process or
+/// thread: no two write to the same name aside.
 fn create(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let aside = folder.join(format!("{name}.{}.new", std::process::id()));
+    static CREATED: AtomicU64 = AtomicU64::new(0);
+    let count = CREATED.fetch_add(1, Ordering::Relaxed);
+    let aside = folder.join(format!("{name}.{}.{count}.new", std::process::id()));
     match std::fs::remove_file(&aside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -89,5 +93,24 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
         assert!(open(b"").is_err());
+    }
+
+    #[test]
+    fn many_who_come_first_at_once_agree() {
+        const AT_ONCE: u8 = 8;
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let gate = std::sync::Barrier::new(usize::from(AT_ONCE));
+            let open = |own: u8| {
+                gate.wait();
+                open_or_create(folder.path(), "key", || Ok::<_, io::Error>(vec![own; 32])).unwrap()
+            };
+            let read: std::collections::BTreeSet<Vec<u8>> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..AT_ONCE).map(|own| scope.spawn(move || open(own))).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(read.len(), 1);
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 }
