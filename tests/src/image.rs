@@ -19,9 +19,11 @@ pub fn successor(programs: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Has
     for entry in std::fs::read_dir(programs)? {
         let entry = entry?;
         let name = entry.file_name();
-        let program = entry.file_type()?.is_file() && name.to_string_lossy().starts_with("toani");
-        if program && !name.to_string_lossy().starts_with("toani-image") {
-            std::os::unix::fs::symlink(entry.path(), next.join(name))?;
+        let text = name.to_string_lossy();
+        let image = text.starts_with("toani-image") || text.ends_with(".d");
+        if entry.file_type()?.is_file() && text.starts_with("toani") && !image {
+            // A copy: through a link a program would find itself in the other folder.
+            std::fs::copy(entry.path(), next.join(name))?;
         }
     }
     let mut file = std::fs::read(programs.join("toani-image"))?;
