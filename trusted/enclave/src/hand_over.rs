@@ -12,11 +12,11 @@ use rand_core::CryptoRng;
 use toani_protocol::{
     Hash, Reason, Time, canonical,
     evidence::{BootKeys, Role, report_data, root_request_report_data},
-    hand_over::{HandOver, HandOverError, RootPackage, RootPackageFormat, RootRequest},
+    hand_over::{HandOver, RootPackage, RootPackageFormat, RootRequest},
     instance::Manifest,
     limits::DOCUMENT_BYTES_MAX,
     record::{About, RecordKind},
-    sign::{Bytes, PublicKey, Signed},
+    sign::{Bytes, Label, PublicKey, Signed},
     wire::Answer,
 };
 
@@ -80,12 +80,13 @@ impl Giver<'_> {
             canonical::decode(statement, DOCUMENT_BYTES_MAX).map_err(malformed)?;
         let request: RootRequest =
             canonical::decode(request, DOCUMENT_BYTES_MAX).map_err(malformed)?;
-        verify(&signed, self.manifest, self.instance)?;
+        let unsigned = |_| Reason::DocumentSignature;
+        self.manifest.verify(Label::HandOver, &signed).map_err(unsigned)?;
         let allowed = &signed.payload;
         let next = self.hand_overs.checked_add(1);
         let here = allowed.from == *self.mrenclave && Some(allowed.counter) == next;
-        let asked = request.instance == *self.instance && request.key == allowed.key;
-        if !here || !asked || self.now >= allowed.expires_at {
+        let ours = [allowed.instance, request.instance].iter().all(|named| named == self.instance);
+        if !here || !ours || request.key != allowed.key || self.now >= allowed.expires_at {
             return Err(Reason::HandOverRefused);
         }
         let key = request.key.0.as_slice().try_into().map_err(|_| Reason::DocumentMalformed)?;
@@ -140,10 +141,11 @@ pub(crate) fn take(
 ) -> Result<Answer, Reason> {
     let (manifest, instance) = read_manifest(manifest)?;
     let package = RootPackage::decode(package).map_err(|_| Reason::DocumentMalformed)?;
-    verify(&package.statement, &manifest, &instance)?;
-    let allowed = &package.statement.payload;
-    let own = OwnReport::of(platform);
-    if allowed.to != own.mrenclave || own.isv_svn < allowed.min_isv_svn {
+    let unsigned = |_| Reason::DocumentSignature;
+    manifest.verify(Label::HandOver, &package.statement).map_err(unsigned)?;
+    let (allowed, own) = (&package.statement.payload, OwnReport::of(platform));
+    let here = allowed.instance == instance && allowed.to == own.mrenclave;
+    if !here || own.isv_svn < allowed.min_isv_svn {
         return Err(Reason::HandOverRefused);
     }
     let vouched = package.vouched().ok_or(Reason::DocumentMalformed)?;
@@ -173,16 +175,4 @@ fn open(
     let allowed = &package.statement.payload;
     let sealed = (&package.encapsulated, &package.ciphertext);
     Root::open_sealed(&private, sealed, &allowed.aad()?, instance, allowed.counter)
-}
-
-fn verify(
-    statement: &Signed<HandOver>,
-    manifest: &Manifest,
-    instance: &Hash,
-) -> Result<(), Reason> {
-    HandOver::verify(statement, manifest, instance).map_err(|error| match error {
-        HandOverError::Canonical(_) => Reason::DocumentMalformed,
-        HandOverError::Signature(_) => Reason::DocumentSignature,
-        HandOverError::Instance => Reason::HandOverRefused,
-    })
 }

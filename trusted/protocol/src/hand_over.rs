@@ -18,9 +18,8 @@ use crate::{
     canonical::{self, CanonicalError},
     evidence::BootKeys,
     ids::{BootId, Hash, Time},
-    instance::Manifest,
     limits::DOCUMENT_BYTES_MAX,
-    sign::{Bytes, Label, PublicKey, SignatureError, Signed},
+    sign::{Bytes, PublicKey, Signed},
     text::names,
 };
 
@@ -67,28 +66,7 @@ names! {
     HandOverFormat { V1 = "toani-hand-over/1", }
 }
 
-/// Why a statement allows nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HandOverError {
-    #[error(transparent)]
-    Canonical(#[from] CanonicalError),
-    #[error(transparent)]
-    Signature(#[from] SignatureError),
-    #[error("the statement is for another instance")]
-    Instance,
-}
-
 impl HandOver {
-    /// Verifies a statement against the manifest.
-    pub fn verify(
-        signed: &Signed<Self>,
-        manifest: &Manifest,
-        instance: &Hash,
-    ) -> Result<(), HandOverError> {
-        signed.verify(Label::HandOver, &manifest.operators, usize::from(manifest.quorum))?;
-        if signed.payload.instance == *instance { Ok(()) } else { Err(HandOverError::Instance) }
-    }
-
     /// HPKE's AAD: what is sealed for one statement opens for no other.
     pub fn aad(&self) -> Result<Vec<u8>, CanonicalError> {
         canonical::encode(self)
