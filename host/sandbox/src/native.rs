@@ -21,6 +21,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -201,6 +202,10 @@ pub struct NativeParked {
 }
 
 impl Parked for NativeParked {
+    fn is_sound(&self) -> bool {
+        !self.process.has_ended()
+    }
+
     async fn run(self, work: Work) -> JobOutcome {
         let outcome = execution::run(self.streams, work).await;
         self.process.end().await;
@@ -220,6 +225,12 @@ impl Process {
         if timeout(wait, self.0.readable()).await.is_err() {
             crate::supervisor::log("a container did not end after SIGKILL");
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        // A process's descriptor becomes readable with its end. What cannot be asked is not used.
+        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
     fn kill(&self) {
