@@ -2,7 +2,7 @@
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
-//! privileges; an allow-list of system calls; an empty read-only root; no network; no descriptor
+//! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
 //! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
 //!
 //! What it does not do: a class's memory is a limit of address space, not of a cgroup, and there is
@@ -41,6 +41,7 @@ use crate::{
     measurement,
 };
 
+mod landlock;
 mod launch;
 mod order;
 mod seccomp;
