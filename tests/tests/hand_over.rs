@@ -51,6 +51,11 @@ impl World {
         self.says(&["ask", "--programs", next, "--out", &out]).ok().unwrap();
     }
 
+    /// What the plane is asked while it runs, given here.
+    fn sign_at_rest(&self, to: Hash, from: &Value, counter: &str) -> Said {
+        self.sign(to, &["--from", from.as_str().unwrap(), "--counter", counter])
+    }
+
     fn sign(&self, to: Hash, more: &[&str]) -> Said {
         let (request, to, out) =
             (self.path("request.json"), to.to_string(), self.path("statement.json"));
@@ -81,6 +86,9 @@ fn an_instance_with_data_is_upgraded_and_goes_on() {
 
     // The new version asks and the operator signs while the old one still serves.
     world.asks(&next);
+    let first = fs::read(world.path("request.json")).unwrap();
+    world.asks(&next);
+    fs::write(world.path("request.json"), first).unwrap();
     let other = before["mrenclave"].as_str().unwrap().parse().unwrap();
     let refused = world.sign(other, &[]);
     assert_eq!(refused.exit, 5, "the operator says which image");
@@ -99,7 +107,8 @@ fn an_instance_with_data_is_upgraded_and_goes_on() {
     assert_eq!(fs::read(world.path("package.json")).unwrap(), package, "the same one again");
     let started = world.plane.serve().unwrap_err().to_string();
     assert!(started.contains("handed_over"), "the old version starts no more: {started}");
-    assert!(world.takes().error.contains("hand_over_refused"), "and takes nothing");
+    let refused = world.takes();
+    assert!(refused.error.contains("hand_over_refused"), "and takes nothing: {}", refused.error);
 
     world.plane.upgrade(&next);
     let taken = world.takes().ok().unwrap();
@@ -121,6 +130,40 @@ fn an_instance_with_data_is_upgraded_and_goes_on() {
     world.plane.verify(Path::new(&bundle)).unwrap().ok().unwrap();
 }
 
+/// The new image takes the root and is never served: the old one gives once more.
+#[test]
+fn a_root_that_came_to_nothing_is_given_again() {
+    let mut world = World::new();
+    let before = world.instance();
+    let old = programs().unwrap();
+    let (next, mrenclave) = image::successor(&old, world.folder.path()).unwrap();
+    world.asks(&next);
+    assert_eq!(world.plane.stop().unwrap(), 0);
+    let stranger = world.sign_at_rest(mrenclave, &mrenclave.to_string().into(), "1");
+    assert!(stranger.error.contains("trust file does not name"), "{}", stranger.error);
+    world.sign_at_rest(mrenclave, &before["mrenclave"], "1").ok().unwrap();
+    world.gives().ok().unwrap();
+    world.plane.upgrade(&next);
+    world.takes().ok().unwrap();
+
+    world.asks(&next);
+    world.sign_at_rest(mrenclave, &before["mrenclave"], "1").ok().unwrap();
+    world.plane.upgrade(&old);
+    let again = world.gives();
+    assert!(again.error.contains("--counter 2"), "the error says the next one: {}", again.error);
+    world.sign_at_rest(mrenclave, &before["mrenclave"], "2").ok().unwrap();
+    world.gives().ok().unwrap();
+    world.plane.upgrade(&next);
+    let behind = world.plane.serve().unwrap_err().to_string();
+    assert!(behind.contains("handed_over"), "the first root is over: {behind}");
+    world.takes().ok().unwrap();
+    world.plane.serve().unwrap();
+    world.plane.toani(&["admission", "admit", "--sandbox"]).unwrap().ok().unwrap();
+    world.plane.wait_until_ready().unwrap();
+    assert_eq!(world.instance()["hand_overs"], 2);
+    world.reads();
+}
+
 #[test]
 fn an_instance_moves_to_another_machine() {
     let mut world = World::new();
@@ -136,10 +179,16 @@ fn an_instance_moves_to_another_machine() {
     assert_eq!(world.plane.stop().unwrap(), 0);
     world.gives().ok().unwrap();
 
-    let data = |name: &str| name == "audit" || name.starts_with("store.sqlite");
-    copy(&world.plane.data(), &there.data(), &data).unwrap();
     let package = world.path("package.json");
     there.toani(&["hand-over", "take", &package]).unwrap().ok().unwrap();
+    let behind = there.serve().unwrap_err().to_string();
+    assert!(behind.contains("a root and no audit"), "root without log: {behind}");
+    let (from, to) = (world.plane.data(), there.data());
+    let bring = |what: &str| copy(&from, &to, &|name| name.starts_with(what)).unwrap();
+    bring("audit");
+    let lost = there.serve().unwrap_err().to_string();
+    assert!(lost.contains("a root and no store.sqlite"), "log without store: {lost}");
+    bring("store.sqlite");
     there.serve().unwrap();
     there.wait_until_ready().unwrap();
     let said = there.run("broker.read_balance", r#"{"account":"main"}"#, &[]).unwrap();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use toani_audit::{
     bundle::{
         BundleIndex, CHECKPOINT_NAME, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX, INDEX_NAME,
-        MANIFEST_NAME, tar,
+        MANIFEST_NAME,
     },
     chain::{ChainError, TenantTip, verify_record},
     checkpoint::Checkpoint,
@@ -29,6 +29,7 @@ use crate::{
     problem::{BundleError, Problem},
     receipts::verify_receipts,
     report::{self, Report},
+    tar,
 };
 
 pub(crate) type Files<'a> = BTreeMap<&'a str, &'a [u8]>;

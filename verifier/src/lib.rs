@@ -17,6 +17,7 @@ mod print;
 mod problem;
 mod receipts;
 mod report;
+pub mod tar;
 
 pub use attested::{Attested, AttestedBoot, Told, Unproven, verify_guest};
 pub use bundle::{Verified, verify};

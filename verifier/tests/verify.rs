@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 use ed25519_dalek::SigningKey;
 use toani_attestation::Evidence;
 use toani_audit::{
-    bundle::{BundleFormat, BundleIndex, FileEntry, FileKind, INDEX_NAME, tar},
+    bundle::{BundleFormat, BundleIndex, FileEntry, FileKind, INDEX_NAME},
     chain::Links,
     checkpoint,
 };
@@ -114,7 +114,7 @@ fn make() -> (Vec<u8>, TrustFile) {
     };
     let signed = Signed::by(&key, Label::BundleIndex, index).unwrap();
     files.insert(INDEX_NAME.into(), canonical::encode(&signed).unwrap());
-    let bundle = tar::write(&files).unwrap();
+    let bundle = toani_verify::tar::write(&files).unwrap();
     let trust = TrustFile {
         format: TrustFormat::V1,
         instance,

@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use toani_attestation::{Evidence, sgx};
 use toani_enclave_host::{Runner, now};
-use toani_gateway::ASKED_KEY;
+use toani_gateway::asked_key;
 use toani_protocol::{
     Hash, canonical,
     evidence::root_request_report_data,
-    hand_over::{HandOver, HandOverFormat, RootRequest},
+    hand_over::{HandOver, HandOverFormat, RootPackage, RootRequest},
     limits::DOCUMENT_BYTES_MAX,
     sign::{Label, PublicKey, Signed},
     trust::TrustFile,
@@ -91,7 +91,7 @@ pub(crate) struct Sign {
     /// MRENCLAVE of the image that is to take the root, as `./x image` prints it.
     #[arg(long)]
     to: Hash,
-    /// MRENCLAVE of the image that gives it; by default the running plane's.
+    /// MRENCLAVE of the image that gives it; by default the running plane's. The trust file names it.
     #[arg(long, requires = "counter")]
     from: Option<Hash>,
     /// One more than the instance's hand-overs so far; by default the running plane is asked.
@@ -100,11 +100,11 @@ pub(crate) struct Sign {
     /// The least ISVSVN of the image that takes the root.
     #[arg(long, default_value_t = 0)]
     min_isv_svn: u16,
-    /// For how long the statement is good.
-    #[arg(long, default_value_t = 24)]
+    /// For how long the statement is good; with --with, how long it may be good at most.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=720))]
     hours: u64,
-    /// Another operator's statement about the same request: sign that one too.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "counter", "min_isv_svn", "hours"])]
+    /// Another operator's statement about the same: sign that one too.
+    #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
     /// Where the statement goes.
     #[arg(long)]
@@ -129,7 +129,7 @@ pub(crate) async fn run(
             output.result(&json!({"package": out}), |output| {
                 format!(
                     "{} the instance goes on where the root is taken; here it starts no more.\n\
-                     Next, over there, with audit/ and store.sqlite of {}:\n\
+                     Next, over there, with audit/ and store.sqlite* of {}:\n\
                      toani hand-over take {}",
                     output.good("Given:"),
                     home.data().display(),
@@ -150,14 +150,15 @@ async fn ask(
 ) -> anyhow::Result<()> {
     let runner = enclave.runner(home)?;
     let asked = toani_gateway::ask_root(&runner, &home.data()).await?;
-    home::write(&home.data().join(ASKED_KEY), &asked.sealed_key)?;
+    let key_file = home.data().join(asked_key(&asked.key));
+    home::create(&key_file, &asked.sealed_key)?;
     home::write(out, &asked.request)?;
     output.result(&json!({"request": out}), |output| {
         format!(
             "{} the key of this request lies sealed in {}\n\
              Next, as an operator: toani hand-over sign {} --to MRENCLAVE --out statement.json",
             output.good("Asked:"),
-            home.data().join(ASKED_KEY).display(),
+            key_file.display(),
             out.display()
         )
     });
@@ -170,20 +171,14 @@ async fn sign(command: Sign, home: &Home, client: &Client, output: &Output) -> a
         canonical::decode(&home::read(&command.request)?, DOCUMENT_BYTES_MAX)
             .with_context(|| format!("{} is no request for a root", command.request.display()))?;
     let isv_svn = shown(&request, &trust, command.to)?;
-    let mut signed = match &command.with {
-        Some(path) => read_statement(path)?,
-        None => {
-            let payload = statement(&command, &request, client).await?;
-            Signed { payload, signatures: Vec::new() }
-        }
-    };
-    let allowed = &signed.payload;
-    let same = allowed.instance == trust.instance
-        && (allowed.to, &allowed.key) == (command.to, &request.key)
-        && allowed.min_isv_svn <= isv_svn;
-    if !same {
-        bail!("the statement is not about this request and this image");
+    if isv_svn < command.min_isv_svn {
+        bail!("the image that asks has ISVSVN {isv_svn}");
     }
+    let payload = statement(&command, &request, &trust, client).await?;
+    let mut signed = match &command.with {
+        Some(path) => same(read_statement(path)?, payload)?,
+        None => Signed { payload, signatures: Vec::new() },
+    };
     let operator = keys::read_ed25519(&home.operator_key())?;
     if signed.signatures.iter().any(|there| there.key == PublicKey::of(&operator)) {
         bail!("this operator has signed the statement already");
@@ -231,19 +226,42 @@ fn shown(request: &RootRequest, trust: &TrustFile, to: Hash) -> anyhow::Result<u
     Ok(verdict.isv_svn)
 }
 
+/// Another operator's statement, if it says what this operator would say, and no longer.
+fn same(signed: Signed<HandOver>, own: HandOver) -> anyhow::Result<Signed<HandOver>> {
+    let signers: Vec<PublicKey> = signed.signatures.iter().map(|there| there.key).collect();
+    signed
+        .verify(Label::HandOver, &signers, signers.len())
+        .context("a signature of the statement does not hold; it would spoil yours")?;
+    let expires_at = signed.payload.expires_at;
+    let in_time = now() < expires_at && expires_at <= own.expires_at;
+    if signed.payload != (HandOver { expires_at, ..own }) {
+        bail!("the statement is not about this request, these images and this hand-over");
+    }
+    if !in_time {
+        bail!("the statement is good until {expires_at}; --hours says how long it may be");
+    }
+    Ok(signed)
+}
+
 async fn statement(
     command: &Sign,
     request: &RootRequest,
+    trust: &TrustFile,
     client: &Client,
 ) -> anyhow::Result<HandOver> {
     let (from, counter) = match command.from.zip(command.counter) {
         Some(given) => given,
         None => running(client).await?,
     };
+    // Else a host could have another image vouch for a root of its own.
+    if !trust.mrenclaves.contains(&from) {
+        bail!("the root is to come from {from}, which the trust file does not name");
+    }
     Ok(HandOver {
         format: HandOverFormat::V1,
         instance: request.instance,
         counter,
+        chain_key: trust.log.key,
         from,
         to: command.to,
         min_isv_svn: command.min_isv_svn,
@@ -252,7 +270,7 @@ async fn statement(
     })
 }
 
-/// What the running plane says: whatever it is, the enclave that gives compares it with its own.
+/// What the running plane says. The enclave that gives compares it with its own.
 async fn running(client: &Client) -> anyhow::Result<(Hash, u64)> {
     let instance = client.get("/v1/instance").await?;
     let mrenclave = instance.get("mrenclave").and_then(Value::as_str).unwrap_or_default();
@@ -273,12 +291,15 @@ async fn take(
     home: &Home,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let key_file = home.data().join(ASKED_KEY);
-    let key = home::read(&key_file).context("`toani hand-over ask` makes it, on this side")?;
-    let runner = enclave.runner(home)?;
-    let package = home::read(package)?;
+    let bytes = home::read(package)?;
+    let read = RootPackage::decode(&bytes)
+        .with_context(|| format!("{} is no root package", package.display()))?;
+    let key_file = home.data().join(asked_key(&read.statement.payload.key));
+    let key = home::read(&key_file).context("the request of this package was made elsewhere")?;
+    let (runner, package) = (enclave.runner(home)?, bytes);
     let taken = toani_gateway::take_root(&runner, &home.data(), key, package).await?;
-    let trusted = trust_too(home, taken.to)?;
+    let trusted = trust_too(home, taken.to)
+        .with_context(|| format!("the root was taken; add {} to the trust file", taken.to))?;
     let result = json!({"counter": taken.counter, "mrenclave": taken.to, "trust": trusted});
     output.result(&result, |output| {
         format!(

@@ -19,6 +19,7 @@ pub(crate) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> 
             format!("instance   {}", at("/instance/instance")),
             format!("boot       {}", at("/instance/boot")),
             format!("tee        {}: {}", at("/instance/tee"), at("/tee_means")),
+            format!("evidence   of {}, made anew each day", at("/proven_at")),
             format!("sandbox    {}", sandbox(&status)),
             format!("admission  version {}", at("/instance/admission_version")),
             format!("log        {} records durable", at("/log/durable")),

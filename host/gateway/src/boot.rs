@@ -59,10 +59,24 @@ pub enum BootError {
     BornBefore,
     #[error("the data folder holds no instance; `toani init` makes one")]
     Unborn,
-    #[error("this is no {0}")]
+    #[error("this file is no {0}")]
     Document(&'static str),
-    #[error("the instance was handed over by another statement, whose package is not kept here")]
-    PackageLost,
+    #[error(
+        "hand-over {counter} was by another statement; the next one has the counter {}: \
+         toani hand-over sign --from MRENCLAVE --counter {}",
+        .counter.saturating_add(1), .counter.saturating_add(1)
+    )]
+    GivenBefore { counter: u64 },
+    #[error(
+        "the data folder has a root and no {0}: bring audit/ and store.sqlite* from where this \
+         instance ran before"
+    )]
+    Lacks(&'static str),
+    #[error(
+        "the store holds none of the documents that the log names: bring store.sqlite* of the \
+         same data folder as audit/"
+    )]
+    StoreLost,
     #[error(transparent)]
     Replay(#[from] toani_store::ReplayError),
     #[error(transparent)]
@@ -101,6 +115,7 @@ pub(crate) async fn boot(
 ) -> Result<(Arc<Plane>, u64), BootError> {
     let data = &config.data;
     let (manifest, parsed) = read_manifest(data)?;
+    whole(data)?;
     let keep = config.replay.keep(Keep::open(data)?).await?;
     let sealed_root = keep.folder().root()?.ok_or(BootError::Unborn)?;
     let (log, recovery) = open_log(&keep).await?;
@@ -148,6 +163,20 @@ async fn prove(
     };
     let evidence = enclave.quote(report).await?;
     ask(enclave, "its own evidence", Command::Prove { evidence }).await
+}
+
+/// Has a boot that goes on prove itself once more.
+pub(crate) async fn renew(plane: &Plane) -> Result<(), BootError> {
+    let enclave = plane.enclave();
+    let command = Command::Renew { target: enclave.target_info().await? };
+    prove(enclave, "to be quoted again", command).await?;
+    plane.proven().send_replace(now());
+    Ok(())
+}
+
+/// Whether root, log and store are all there.
+pub(crate) fn whole(data: &Path) -> Result<(), BootError> {
+    toani_store::DataFolder::lacks(data).map_or(Ok(()), |what| Err(BootError::Lacks(what)))
 }
 
 /// How far the lists have come. Lists of another log are made anew.
@@ -208,18 +237,23 @@ pub(crate) async fn replay(enclave: &EnclaveHost, log: &AuditLog) -> Result<Vec<
 }
 
 async fn give_blobs(enclave: &EnclaveHost, keep: &Keep, needs: Vec<Hash>) -> Result<(), BootError> {
-    // What is missing disables what needs it and nothing else.
+    // What is missing disables what needs it and nothing else. But if all is, this is no store that
+    // has lost something: it is another log's.
+    let mut lost = !needs.is_empty();
     for some in needs.chunks(BATCH_BYTES_MAX / DOCUMENT_BYTES_MAX) {
         let mut blobs = Vec::with_capacity(some.len());
         for hash in some {
             match keep.blob(*hash).await? {
-                Some(blob) => blobs.push(blob),
+                Some(blob) => {
+                    lost = false;
+                    blobs.push(blob);
+                }
                 None => tracing::error!(%hash, "the store has lost a document"),
             }
         }
         ask(enclave, "documents", Command::Blobs { blobs }).await?;
     }
-    Ok(())
+    if lost { Err(BootError::StoreLost) } else { Ok(()) }
 }
 
 /// Begins the boot and carries out what that brings.

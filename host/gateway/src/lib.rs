@@ -49,7 +49,7 @@ pub use crate::{
     api::openapi,
     ask::names_credential,
     boot::{BootError, MANIFEST, birth, manifest},
-    hand_over::{ASKED_KEY, Asked, ask_root, give_root, take_root},
+    hand_over::{Asked, ask_root, asked_key, give_root, take_root},
     limits::Rate,
 };
 use crate::{limits::Buckets, plane::Plane};
@@ -125,6 +125,8 @@ pub struct Config {
     /// the supervisor has to have hardware that does.
     pub simulated_chip: Option<PathBuf>,
     pub replay: Replay,
+    /// How often the enclave proves itself once more: collateral mostly lasts thirty days.
+    pub renew_every: Duration,
     /// Executions that run at once; more of them wait.
     pub executions_at_once: u32,
     /// Requests of one agent.
@@ -150,6 +152,7 @@ impl Config {
             connector_program: programs.join("toani-connector"),
             simulated_chip: None,
             replay: Replay::Embedded,
+            renew_every: Duration::from_secs(24 * 3600),
             executions_at_once: 64,
             rate_per_agent: Rate { per_second: 1_000, burst: 2_000 },
             rate_per_peer: Rate { per_second: 5_000, burst: 10_000 },
@@ -226,6 +229,7 @@ pub async fn serve(
     tasks.spawn(plane.clone().tell_of_commits());
     tasks.spawn(plane.clone().list_commits(listed));
     tasks.spawn(tick(plane.clone()));
+    tasks.spawn(renew(plane.clone(), config.renew_every));
     tasks.spawn(delete_expired(plane.clone()));
     tasks.spawn(notice_loss(plane.clone()));
     tasks.spawn(sandbox::keep(plane.clone(), paths, first));
@@ -293,6 +297,18 @@ async fn tick(plane: Arc<Plane>) {
         // A plane that has failed ends this task.
         let _ = plane.call(Command::Tick).await;
         plane.save_checkpoint().await;
+    }
+}
+
+async fn renew(plane: Arc<Plane>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        if let Err(error) = boot::renew(&plane).await {
+            tracing::warn!(
+                %error,
+                "the enclave has not proven itself once more; what it has shown before expires"
+            );
+        }
     }
 }
 

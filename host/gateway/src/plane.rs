@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use toani_audit_log::AuditLog;
 use toani_enclave_host::EnclaveHost;
 use toani_protocol::{
-    Reason,
+    Reason, Time,
     wire::{Answer, Command, Effect, Facts, Redeemed},
 };
 use toani_store::ReplayError;
@@ -44,6 +44,8 @@ pub(crate) struct Plane {
     running_max: u32,
     /// Longest wait for an outcome.
     outcome_wait: Duration,
+    /// When the enclave has proven itself last.
+    proven: watch::Sender<Time>,
     /// Dropped with the plane: then log and data folder are free again.
     _alive: oneshot::Sender<()>,
 }
@@ -87,6 +89,7 @@ impl Plane {
             waiting: Arc::new(Semaphore::new(EXECUTIONS_WAITING_MAX)),
             running_max: parts.executions_at_once,
             outcome_wait: parts.outcome_wait,
+            proven: watch::Sender::new(toani_enclave_host::now()),
             _alive: parts.alive,
         }
     }
@@ -128,6 +131,10 @@ impl Plane {
 
     pub(crate) fn outcome_wait(&self) -> Duration {
         self.outcome_wait
+    }
+
+    pub(crate) fn proven(&self) -> &watch::Sender<Time> {
+        &self.proven
     }
 
     pub(crate) fn enclave(&self) -> &EnclaveHost {

@@ -195,6 +195,29 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_lasts_proves_itself_again() {
+    let instance = Instance::born().await;
+    let mut config = instance.config();
+    config.renew_every = std::time::Duration::from_millis(20);
+    let plane = Running::start(config).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let proven = async || {
+        let status = plane.administer("GET", "/admin/v1/status", None).await.json();
+        status["proven_at"].as_str().unwrap().to_owned()
+    };
+    let first = proven().await;
+    let renewed = async {
+        while proven().await == first {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, renewed).await.unwrap();
+    let answer = post(&plane, "/v1/executions", "k", &request("look")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_are_each_answered_once() {
     const AGENTS: usize = 48;
     let instance = Instance::born().await;

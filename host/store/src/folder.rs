@@ -13,7 +13,11 @@ use rustix::fs::FlockOperation;
 use crate::error::FolderError;
 
 const LOCK: &str = "lock";
+const AUDIT: &str = "audit";
+const DATABASE: &str = "store.sqlite";
 const ROOT: &str = "root.sealed";
+/// Of a root that was given away, before the counter of that hand-over.
+const BEFORE: &str = ".before-";
 
 /// A data folder that this process holds. Clones share it, and so does an open store; dropping the
 /// last one gives the folder back.
@@ -59,17 +63,24 @@ impl DataFolder {
         Ok(Self(Arc::new(Held { path: path.to_path_buf(), lock })))
     }
 
+    /// What a folder with a root still lacks: log and store come from where the instance ran. To be
+    /// asked before anything is opened, which would make empty ones.
+    pub fn lacks(path: &Path) -> Option<&'static str> {
+        let there = |name| path.join(name).exists();
+        [AUDIT, DATABASE].into_iter().find(|name| there(ROOT) && !there(name))
+    }
+
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
     /// Where the audit log belongs.
     pub fn audit(&self) -> PathBuf {
-        self.0.path.join("audit")
+        self.0.path.join(AUDIT)
     }
 
     pub(crate) fn database(&self) -> PathBuf {
-        self.0.path.join("store.sqlite")
+        self.0.path.join(DATABASE)
     }
 
     /// Keeps the sealed root of an instance that was born, durably, mode 0600.
@@ -85,7 +96,7 @@ impl DataFolder {
     /// here, it stays aside: its enclave may have to give the root once more.
     pub fn take_root(&self, sealed: &[u8], counter: u64) -> Result<(), FolderError> {
         let path = self.0.path.join(ROOT);
-        let before = self.0.path.join(format!("{ROOT}.before-{counter}"));
+        let before = self.0.path.join(format!("{ROOT}{BEFORE}{counter}"));
         // Linked, not moved: at no moment is there none. A second try keeps the first one's link.
         match fs::hard_link(&path, &before) {
             Err(error)
@@ -113,6 +124,24 @@ impl DataFolder {
             File::open(&self.0.path)?.sync_all()
         };
         write().map_err(at("write", path))
+    }
+
+    /// The sealed roots that lie here: the instance's, then those that were given away, the last
+    /// first.
+    pub fn roots(&self) -> Result<Vec<Vec<u8>>, FolderError> {
+        let path = &self.0.path;
+        let entries = fs::read_dir(path).map_err(at("read", path))?;
+        let counter = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.strip_prefix(ROOT)?.strip_prefix(BEFORE)?.parse::<u64>().ok()
+        };
+        let mut counters: Vec<u64> = entries.filter_map(|entry| counter(entry.ok()?)).collect();
+        counters.sort_unstable_by(|one, other| other.cmp(one));
+        let before = counters.into_iter().map(|counter| {
+            let path = path.join(format!("{ROOT}{BEFORE}{counter}"));
+            fs::read(&path).map_err(at("read", &path))
+        });
+        self.root()?.map(Ok).into_iter().chain(before).collect()
     }
 
     /// The sealed root, if the instance was born here.
@@ -164,6 +193,18 @@ mod tests {
     }
 
     #[test]
+    fn a_root_alone_is_no_instance() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(DataFolder::lacks(folder.path()), None, "nothing is born there yet");
+        DataFolder::open(folder.path()).unwrap().put_root(b"sealed").unwrap();
+        assert_eq!(DataFolder::lacks(folder.path()), Some(AUDIT));
+        fs::create_dir(folder.path().join(AUDIT)).unwrap();
+        assert_eq!(DataFolder::lacks(folder.path()), Some(DATABASE));
+        fs::write(folder.path().join(DATABASE), b"").unwrap();
+        assert_eq!(DataFolder::lacks(folder.path()), None);
+    }
+
+    #[test]
     fn a_root_that_is_taken_leaves_the_one_before_aside() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::open(folder.path()).unwrap();
@@ -175,5 +216,7 @@ mod tests {
             assert_eq!(data.root().unwrap().as_deref(), Some(&b"second"[..]));
             assert_eq!(aside(2).unwrap(), b"first", "also after a second try");
         }
+        data.take_root(b"third", 10).unwrap();
+        assert_eq!(data.roots().unwrap(), [b"third".as_slice(), b"second", b"first"]);
     }
 }

@@ -21,7 +21,6 @@ use toani_protocol::{
 
 use crate::{
     chain::{Chain, Standing},
-    hand_over::{self, Allowed, Giver},
     keys::{Keys, random},
     life::Life,
     platform::{OwnReport, Platform},
@@ -48,7 +47,7 @@ pub(crate) struct Proving {
 #[derive(Debug)]
 pub(crate) struct Proof {
     tee: Tee,
-    collateral: CollateralNumbers,
+    pub(crate) collateral: CollateralNumbers,
 }
 
 /// Makes a new instance: L1 is born here and leaves sealed only.
@@ -82,6 +81,33 @@ pub(crate) fn read_manifest(bytes: &[u8]) -> Result<(Manifest, Hash), Reason> {
     Ok((manifest, Manifest::id_of(bytes)))
 }
 
+/// Report data of this boot.
+fn vouched_by(keys: &Keys, instance: &Hash) -> ReportData {
+    report_data(Role::Enclave, instance, keys.boot.as_str(), &keys.vouched().hash())
+}
+
+/// The report of a boot that goes on.
+pub(crate) fn report_again(
+    ready: &Ready,
+    platform: &dyn Platform,
+    target: &[u8],
+) -> Result<Answer, Reason> {
+    let target = target.try_into().map_err(|_| Reason::RequestMalformed)?;
+    let report_data = vouched_by(&ready.keys, &ready.instance);
+    Ok(Answer::Report { report: platform.ereport(target, &report_data).to_vec() })
+}
+
+/// Newer evidence of a boot that goes on, for new channels and for whoever asks. Records keep
+/// naming the first, which held when they began.
+pub(crate) fn prove_again(ready: &Ready, evidence: Vec<u8>, now: Time) -> Result<Vec<u8>, Reason> {
+    let report_data = vouched_by(&ready.keys, &ready.instance);
+    let verdict = proven(&evidence, &ready.manifest, &report_data, now)?;
+    let Standing { mrenclave, tee, .. } = &ready.standing;
+    let same = verdict.mrenclave == *mrenclave && roots::tee_of(&verdict.root) == *tee;
+    let newer = CollateralNumbers::of(&verdict).reaches(ready.state.collateral);
+    if same && newer { Ok(evidence) } else { Err(Reason::EvidenceRefused) }
+}
+
 /// What an enclave's evidence says, if it holds under the manifest and vouches for this.
 pub(crate) fn proven(
     evidence: &[u8],
@@ -110,8 +136,7 @@ impl Proving {
         let target = target.try_into().map_err(|_| Reason::RequestMalformed)?;
         let mrenclave = OwnReport::of(platform).mrenclave;
         let keys = Keys::derive(root, BootId::from_random(random(rng)), mrenclave, rng)?;
-        let vouched = keys.vouched().hash();
-        let report_data = report_data(Role::Enclave, &instance, keys.boot.as_str(), &vouched);
+        let report_data = vouched_by(&keys, &instance);
         let report = platform.ereport(target, &report_data).to_vec();
         Ok((Self { keys, instance, manifest, mrenclave, report_data, newborn }, report))
     }
@@ -149,17 +174,17 @@ impl Proving {
 /// Between the proof and the boot record.
 #[derive(Debug)]
 pub(crate) struct Replaying {
-    keys: Keys,
-    instance: Hash,
-    manifest: Manifest,
-    mrenclave: Hash,
+    pub(crate) keys: Keys,
+    pub(crate) instance: Hash,
+    pub(crate) manifest: Manifest,
+    pub(crate) mrenclave: Hash,
     evidence: Vec<u8>,
-    proof: Proof,
-    links: Links,
+    pub(crate) proof: Proof,
+    pub(crate) links: Links,
     covered: BTreeMap<TenantId, u64>,
-    state: State,
+    pub(crate) state: State,
     last: Option<Record>,
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Replaying {
@@ -254,7 +279,13 @@ impl Replaying {
         }
     }
 
-    /// Begins the boot, unless the instance goes on elsewhere.
+    /// Whether the instance goes on here, and not where its root was given to.
+    pub(crate) fn goes_on(&self) -> Result<(), Reason> {
+        let here = self.state.handed_over.counter <= self.keys.root.came_by.counter;
+        if here { Ok(()) } else { Err(Reason::HandedOver) }
+    }
+
+    /// Begins the boot: writes its record, and ends the executions that the boot before left open.
     pub(crate) fn start(
         self,
         salts: &[(TenantId, Vec<u8>)],
@@ -262,57 +293,12 @@ impl Replaying {
         rng: &mut dyn CryptoRng,
         out: &mut Vec<Effect>,
     ) -> Result<Ready, Reason> {
-        if self.state.hand_overs > self.keys.root.hand_overs {
-            return Err(Reason::HandedOver);
-        }
-        self.begin(salts, now, rng, out)
-    }
-
-    /// What allows this enclave to give its root away, if it does.
-    pub(crate) fn allows(
-        &self,
-        statement: &[u8],
-        request: &[u8],
-        now: Time,
-    ) -> Result<Allowed, Reason> {
         if !self.ended {
             return Err(Reason::NotReady);
         }
-        let Self { manifest, instance, mrenclave, state, .. } = self;
-        let (hand_overs, collateral) = (state.hand_overs, state.collateral);
-        let now = now.max(self.links.time());
-        let giver = Giver { manifest, instance, mrenclave, hand_overs, collateral, now };
-        giver.check(statement, request)
-    }
-
-    /// Begins a boot that gives the root away and does nothing else.
-    pub(crate) fn give(
-        self,
-        allowed: Allowed,
-        now: Time,
-        rng: &mut dyn CryptoRng,
-        out: &mut Vec<Effect>,
-    ) -> Result<(Ready, Answer), Reason> {
-        let mut ready = self.begin(&[], now, rng, out)?;
-        let now = ready.chain.time(now);
-        let answer = hand_over::give(&mut Turn { ready: &mut ready, now, rng, out }, allowed)?;
-        Ok((ready, answer))
-    }
-
-    /// Writes the boot's record, and ends the executions that the boot before left open.
-    fn begin(
-        self,
-        salts: &[(TenantId, Vec<u8>)],
-        now: Time,
-        rng: &mut dyn CryptoRng,
-        out: &mut Vec<Effect>,
-    ) -> Result<Ready, Reason> {
-        if !self.ended {
-            return Err(Reason::NotReady);
-        }
-        // A log that does not know of the hand-over that the root came by is not the whole log.
-        if self.state.hand_overs < self.keys.root.hand_overs {
-            return Err(Reason::LogUnavailable);
+        let (log, root) = (self.state.handed_over, self.keys.root.came_by);
+        if log.counter < root.counter || log.counter == root.counter && log != root {
+            return Err(Reason::LogBehind);
         }
         if !self.proof.collateral.reaches(self.state.collateral) {
             return Err(Reason::EvidenceRefused);

@@ -77,6 +77,7 @@ enum Work {
     Execute(Box<Result<redeem::CheckedExecute, Refusal>>),
     Release(Box<release::CheckedRelease>),
     Finish(Box<finish::CheckedFinish>),
+    Renewed(Vec<u8>),
     Plain(Command),
     /// Answered by the check alone.
     Answered(Answer),
@@ -147,8 +148,10 @@ impl Enclave {
             Command::UserHash { tenant, day, user, wrapped } => {
                 Work::Answered(salts::of_day(ready, &tenant, day, &user, &wrapped)?)
             }
+            Command::Prove { evidence } => Work::Renewed(boot::prove_again(ready, evidence, now)?),
             Command::Status => Work::Answered(Answer::Facts(ready.facts())),
-            Command::ConnectSandbox { .. }
+            Command::Renew { .. }
+            | Command::ConnectSandbox { .. }
             | Command::SandboxBytes { .. }
             | Command::SandboxEvidence { .. }
             | Command::DisconnectSandbox
@@ -164,7 +167,6 @@ impl Enclave {
             | Command::SignIndex { .. } => Work::Plain(command),
             Command::Birth { .. }
             | Command::Boot { .. }
-            | Command::Prove { .. }
             | Command::Replay { .. }
             | Command::ReplayEnd
             | Command::Blobs { .. }
@@ -206,6 +208,10 @@ impl Enclave {
             Work::Execute(checked) => redeem::apply(turn, *checked),
             Work::Release(checked) => release::apply(turn, *checked),
             Work::Finish(checked) => finish::apply(turn, *checked),
+            Work::Renewed(evidence) => {
+                turn.ready.evidence = evidence;
+                Ok(Answer::Done)
+            }
             Work::Plain(command) => plain(turn, &*self.platform.0, command),
             Work::Refused(_) | Work::Answered(_) | Work::Boot(_) => Err(Reason::Internal),
         }
@@ -252,9 +258,11 @@ impl Enclave {
                 replaying.attach(&blobs).map(|()| Answer::Done)
             }
             (Phase::Replaying(replaying), Command::GiveRoot { statement, request }) => {
-                let allowed = replaying.allows(&statement, &request, now)?;
-                let replaying = self.phase.take_replaying()?;
-                let (ready, answer) = replaying.give(allowed, now, rng, out)?;
+                let allowed = hand_over::check(replaying, &statement, &request, now, rng)?;
+                let mut ready = self.phase.take_replaying()?.start(&[], now, rng, out)?;
+                let now = ready.chain.time(now);
+                let turn = &mut Turn { ready: &mut ready, now, rng, out };
+                let answer = hand_over::give(turn, allowed)?;
                 self.phase = Phase::Given(Box::new(ready));
                 Ok(answer)
             }
@@ -265,7 +273,8 @@ impl Enclave {
             (Phase::Cold, Command::TakeRoot { manifest, sealed_key, package }) => {
                 hand_over::take(platform, &manifest, &sealed_key, &package, now, rng)
             }
-            (Phase::Replaying(_), Command::Start { salts }) => {
+            (Phase::Replaying(replaying), Command::Start { salts }) => {
+                replaying.goes_on()?;
                 let ready = self.phase.take_replaying()?.start(&salts, now, rng, out)?;
                 let facts = ready.facts();
                 self.phase = Phase::Ready(Box::new(ready));
@@ -279,6 +288,7 @@ impl Enclave {
 /// Commands that need no check but the state's own.
 fn plain(turn: &mut Turn<'_>, platform: &dyn Platform, command: Command) -> Result<Answer, Reason> {
     match command {
+        Command::Renew { target } => boot::report_again(turn.ready, platform, &target),
         Command::ConnectSandbox { target } => channel::connect(turn, &target),
         Command::SandboxBytes { bytes } => channel::receive(turn, platform, &bytes),
         Command::SandboxEvidence { evidence } => channel::evidence(turn, platform, &evidence),

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use hpke::{Kem, Serializable, kem::X25519HkdfSha256};
 use rand_core::CryptoRng;
+use serde::{Serialize, de::DeserializeOwned};
 use toani_protocol::{
     Hash, Reason, Time, canonical,
     evidence::{BootKeys, Role, report_data, root_request_report_data},
@@ -21,11 +22,11 @@ use toani_protocol::{
 };
 
 use crate::{
-    boot::{proven, read_manifest},
+    boot::{Replaying, proven, read_manifest},
     keys::{self, CryptoError, PrivateKey},
     platform::{OwnReport, Platform, Wrapped},
     ready::Turn,
-    root::Root,
+    root::{CameBy, Root},
     secret::Secret,
     state::CollateralNumbers,
 };
@@ -56,67 +57,71 @@ fn key_aad(instance: &Hash) -> Vec<u8> {
     keys::fields(&[b"toani/v1/root-request-key", instance.as_bytes()])
 }
 
-/// A statement and a request that allow this enclave to give its root away.
-pub(crate) struct Allowed(Signed<HandOver>);
-
-/// What the giver is, for a statement to name.
-pub(crate) struct Giver<'a> {
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) instance: &'a Hash,
-    pub(crate) mrenclave: &'a Hash,
-    /// Counter of the last hand-over in the log.
-    pub(crate) hand_overs: u64,
-    /// The newest that any boot was proven by.
-    pub(crate) collateral: CollateralNumbers,
-    pub(crate) now: Time,
+/// A statement that allows this enclave to give its root away, and the root as it leaves.
+#[derive(Debug)]
+pub(crate) struct Allowed {
+    statement: Signed<HandOver>,
+    encapsulated: Bytes,
+    ciphertext: Bytes,
 }
 
-impl Giver<'_> {
-    /// Verifies what allows a hand-over: operators, counter, both measurements, and the quote of
-    /// who asks.
-    pub(crate) fn check(&self, statement: &[u8], request: &[u8]) -> Result<Allowed, Reason> {
-        let malformed = |_| Reason::DocumentMalformed;
-        let signed: Signed<HandOver> =
-            canonical::decode(statement, DOCUMENT_BYTES_MAX).map_err(malformed)?;
-        let request: RootRequest =
-            canonical::decode(request, DOCUMENT_BYTES_MAX).map_err(malformed)?;
-        let unsigned = |_| Reason::DocumentSignature;
-        self.manifest.verify(Label::HandOver, &signed).map_err(unsigned)?;
-        let allowed = &signed.payload;
-        let next = self.hand_overs.checked_add(1);
-        let here = allowed.from == *self.mrenclave && Some(allowed.counter) == next;
-        let ours = [allowed.instance, request.instance].iter().all(|named| named == self.instance);
-        if !here || !ours || request.key != allowed.key || self.now >= allowed.expires_at {
-            return Err(Reason::HandOverRefused);
-        }
-        let key = request.key.0.as_slice().try_into().map_err(|_| Reason::DocumentMalformed)?;
-        let report_data = root_request_report_data(self.instance, key);
-        let shown = proven(&request.evidence.0, self.manifest, &report_data, self.now)?;
-        if !CollateralNumbers::of(&shown).reaches(self.collateral) {
-            return Err(Reason::EvidenceRefused);
-        }
-        if shown.mrenclave != allowed.to || shown.isv_svn < allowed.min_isv_svn {
-            return Err(Reason::HandOverRefused);
-        }
-        Ok(Allowed(signed))
+/// Verifies what allows a hand-over: operators, root, counter, both measurements, and the quote of
+/// who asks.
+pub(crate) fn check(
+    giver: &Replaying,
+    statement: &[u8],
+    request: &[u8],
+    now: Time,
+    rng: &mut dyn CryptoRng,
+) -> Result<Allowed, Reason> {
+    if !giver.ended {
+        return Err(Reason::NotReady);
     }
+    let Replaying { keys, instance, manifest, mrenclave, state, proof, links, .. } = giver;
+    let statement: Signed<HandOver> = document(statement)?;
+    let request: RootRequest = document(request)?;
+    signed(&statement, manifest)?;
+    let (allowed, now) = (&statement.payload, now.max(links.time()));
+    let next = state.handed_over.counter.checked_add(1);
+    let root = (allowed.instance, allowed.chain_key) == (*instance, keys.chain_public);
+    let here = allowed.from == *mrenclave && Some(allowed.counter) == next;
+    let asked = (request.instance, &request.key) == (*instance, &allowed.key);
+    if !root || !here || !asked || now >= allowed.expires_at {
+        return Err(Reason::HandOverRefused);
+    }
+    let key = request.key.0.as_slice().try_into().map_err(|_| Reason::DocumentMalformed)?;
+    let report_data = root_request_report_data(instance, key);
+    let shown = proven(&request.evidence.0, manifest, &report_data, now)?;
+    if !CollateralNumbers::of(&shown).reaches(state.collateral.max(proof.collateral)) {
+        return Err(Reason::EvidenceRefused);
+    }
+    if shown.mrenclave != allowed.to || shown.isv_svn < allowed.min_isv_svn {
+        return Err(Reason::HandOverRefused);
+    }
+    let aad = canonical::encode(allowed).map_err(|_| Reason::Internal)?;
+    let sealed = keys.root.seal_to(key, &aad, rng).map_err(|_| Reason::HandOverRefused)?;
+    let (encapsulated, ciphertext) = sealed;
+    Ok(Allowed { statement, encapsulated, ciphertext })
 }
 
-/// Records the hand-over, and seals the root. The host gets both at once: the package is nothing
-/// secret, and the record names it.
+fn document<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, Reason> {
+    canonical::decode(bytes, DOCUMENT_BYTES_MAX).map_err(|_| Reason::DocumentMalformed)
+}
+
+fn signed(statement: &Signed<HandOver>, manifest: &Manifest) -> Result<(), Reason> {
+    manifest.verify(Label::HandOver, statement).map_err(|_| Reason::DocumentSignature)
+}
+
+/// Records the hand-over. The host gets record and package at once: the package is nothing secret,
+/// and the record names it.
 pub(crate) fn give(turn: &mut Turn<'_>, allowed: Allowed) -> Result<Answer, Reason> {
-    let Allowed(statement) = allowed;
+    let Allowed { statement, encapsulated, ciphertext } = allowed;
     let counter = statement.payload.counter;
-    let keys = &turn.ready.keys;
-    let aad = statement.payload.aad().map_err(|_| Reason::Internal)?;
-    let sealed = keys.root.seal_to(&statement.payload.key.0, &aad, turn.rng);
-    let (encapsulated, ciphertext) = sealed.map_err(|_| Reason::HandOverRefused)?;
-    let BootKeys { chain, intake, channel } = keys.vouched();
+    let BootKeys { intake, channel, .. } = turn.ready.keys.vouched();
     let package = RootPackage {
         format: RootPackageFormat::V1,
         statement,
-        boot: keys.boot.clone(),
-        chain_key: chain,
+        boot: turn.ready.keys.boot.clone(),
         intake_key: Bytes(intake.to_vec()),
         channel,
         evidence: Bytes(turn.ready.evidence.clone()),
@@ -140,25 +145,26 @@ pub(crate) fn take(
     rng: &mut dyn CryptoRng,
 ) -> Result<Answer, Reason> {
     let (manifest, instance) = read_manifest(manifest)?;
-    let package = RootPackage::decode(package).map_err(|_| Reason::DocumentMalformed)?;
-    let unsigned = |_| Reason::DocumentSignature;
-    manifest.verify(Label::HandOver, &package.statement).map_err(unsigned)?;
+    let came_by = Hash::of(package);
+    let package: RootPackage = document(package)?;
+    signed(&package.statement, &manifest)?;
     let (allowed, own) = (&package.statement.payload, OwnReport::of(platform));
     let here = allowed.instance == instance && allowed.to == own.mrenclave;
     if !here || own.isv_svn < allowed.min_isv_svn {
         return Err(Reason::HandOverRefused);
     }
-    let vouched = package.vouched().ok_or(Reason::DocumentMalformed)?;
-    let keys = vouched.hash();
+    let keys = package.vouched().ok_or(Reason::DocumentMalformed)?.hash();
     let report_data = report_data(Role::Enclave, &instance, package.boot.as_str(), &keys);
     let giver = proven(&package.evidence.0, &manifest, &report_data, now)?;
     if giver.mrenclave != allowed.from {
         return Err(Reason::HandOverRefused);
     }
-    let root = open(platform, sealed_key, &package, instance).map_err(|_| Reason::RootUnopened)?;
-    // Anybody can seal something to a key that stands in the open. Only what the giver's evidence
-    // vouches for by its chain key is the instance's root.
-    if PublicKey::of(&*root.chain()?) != vouched.chain {
+    let came_by = CameBy { counter: allowed.counter, package: came_by };
+    let root = open(platform, sealed_key, &package, instance, came_by);
+    let root = root.map_err(|_| Reason::RootUnopened)?;
+    // Anybody can seal something to a key that stands in the open: the root is what the chain key
+    // follows from that the operators know.
+    if PublicKey::of(&*root.chain()?) != allowed.chain_key {
         return Err(Reason::HandOverRefused);
     }
     Ok(Answer::Born { sealed_root: root.seal(platform, rng)? })
@@ -169,10 +175,11 @@ fn open(
     sealed_key: &[u8],
     package: &RootPackage,
     instance: Hash,
+    came_by: CameBy,
 ) -> Result<Root, CryptoError> {
     let wrapped: Wrapped = postcard::from_bytes(sealed_key)?;
     let private = key_pair(&wrapped.open(platform, &key_aad(&instance))?).0;
-    let allowed = &package.statement.payload;
+    let aad = canonical::encode(&package.statement.payload)?;
     let sealed = (&package.encapsulated, &package.ciphertext);
-    Root::open_sealed(&private, sealed, &allowed.aad()?, instance, allowed.counter)
+    Root::open_sealed(&private, sealed, &aad, instance, came_by)
 }

@@ -33,7 +33,7 @@ pub(crate) struct Ready {
     pub(crate) instance: Hash,
     pub(crate) manifest: Manifest,
     pub(crate) standing: Standing,
-    /// This boot's, for whoever asks who runs here.
+    /// This boot's newest, for channels and for whoever asks who runs here.
     pub(crate) evidence: Vec<u8>,
     pub(crate) chain: Chain,
     pub(crate) state: State,
@@ -185,7 +185,7 @@ impl Ready {
             admission: self.standing.admission,
             admission_version: self.state.admission.as_ref().map_or(0, |list| list.version()),
             sandbox: self.sandbox().map(AttestedPeer::level),
-            hand_overs: self.state.hand_overs,
+            hand_overs: self.state.handed_over.counter,
             size: self.chain.size(),
             durable: self.chain.durable_size(),
             open_executions: count(self.state.open.len()),

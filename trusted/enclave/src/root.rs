@@ -22,9 +22,15 @@ use crate::{
 pub(crate) struct Root {
     key: Secret<32>,
     instance: Hash,
-    /// Counter of the hand-over that it came by; 0 where it was born. The log says the same, or
-    /// one of them is not the instance's last.
-    pub(crate) hand_overs: u64,
+    pub(crate) came_by: CameBy,
+}
+
+/// The last hand-over: its counter, 0 where the root was born, and the hash of its package. Root
+/// and log say the same, or one of them is not the instance's last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct CameBy {
+    pub(crate) counter: u64,
+    pub(crate) package: Hash,
 }
 
 /// L1 wrapped under L0.
@@ -32,7 +38,7 @@ pub(crate) struct Root {
 struct SealedRoot {
     format: u8,
     epoch: u32,
-    hand_overs: u64,
+    came_by: CameBy,
     wrapped: Wrapped,
 }
 
@@ -43,7 +49,7 @@ impl Root {
     /// A new root.
     pub(crate) fn born(instance: Hash, rng: &mut dyn CryptoRng) -> Self {
         let key = Secret::filled(|bytes| rng.fill_bytes(bytes));
-        Self { key, instance, hand_overs: 0 }
+        Self { key, instance, came_by: CameBy::default() }
     }
 
     /// Wraps under L0. The manifest's hash is in the AAD: under another manifest it does not open.
@@ -52,9 +58,9 @@ impl Root {
         platform: &dyn Platform,
         rng: &mut dyn CryptoRng,
     ) -> Result<Vec<u8>, CryptoError> {
-        let Self { key, instance, hand_overs } = self;
-        let wrapped = Wrapped::seal(platform, key, &aad(instance, EPOCH, *hand_overs), rng)?;
-        let sealed = SealedRoot { format: 1, epoch: EPOCH, hand_overs: *hand_overs, wrapped };
+        let Self { key, instance, came_by } = self;
+        let wrapped = Wrapped::seal(platform, key, &aad(instance, EPOCH, came_by), rng)?;
+        let sealed = SealedRoot { format: 1, epoch: EPOCH, came_by: *came_by, wrapped };
         Ok(postcard::to_allocvec(&sealed)?)
     }
 
@@ -64,12 +70,12 @@ impl Root {
         instance: Hash,
         sealed: &[u8],
     ) -> Result<Self, CryptoError> {
-        let SealedRoot { format, epoch, hand_overs, wrapped } = postcard::from_bytes(sealed)?;
+        let SealedRoot { format, epoch, came_by, wrapped } = postcard::from_bytes(sealed)?;
         if format != 1 || epoch != EPOCH {
             return Err(CryptoError);
         }
-        let key = wrapped.open(platform, &aad(&instance, epoch, hand_overs))?;
-        Ok(Self { key, instance, hand_overs })
+        let key = wrapped.open(platform, &aad(&instance, epoch, &came_by))?;
+        Ok(Self { key, instance, came_by })
     }
 
     /// Seals it to the key of who takes it: encapsulated key and ciphertext.
@@ -95,12 +101,12 @@ impl Root {
         (encapsulated, ciphertext): (&Bytes, &Bytes),
         aad: &[u8],
         instance: Hash,
-        hand_overs: u64,
+        came_by: CameBy,
     ) -> Result<Self, CryptoError> {
         let mut key = Secret::zeroed();
         let out = key.bytes_mut().as_mut_slice();
         keys::open_sealed(private, &encapsulated.0, ROOT_INFO, aad, &ciphertext.0, out)?;
-        Ok(Self { key, instance, hand_overs })
+        Ok(Self { key, instance, came_by })
     }
 
     /// A key of this root; `purpose` is its own.
@@ -142,7 +148,9 @@ impl Root {
     }
 }
 
-fn aad(instance: &Hash, epoch: u32, hand_overs: u64) -> Vec<u8> {
-    let (epoch, hand_overs) = (epoch.to_be_bytes(), hand_overs.to_be_bytes());
-    keys::fields(&[b"toani/v1/root", instance.as_bytes(), &epoch, &hand_overs])
+fn aad(instance: &Hash, epoch: u32, CameBy { counter, package }: &CameBy) -> Vec<u8> {
+    let (epoch, counter) = (epoch.to_be_bytes(), counter.to_be_bytes());
+    let parts: [&[u8]; 5] =
+        [b"toani/v1/root", instance.as_bytes(), &epoch, &counter, package.as_bytes()];
+    keys::fields(&parts)
 }

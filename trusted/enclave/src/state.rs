@@ -27,7 +27,7 @@ use toani_protocol::{
     sign::PublicKey,
 };
 
-use crate::vault::StoredCredential;
+use crate::{root::CameBy, vault::StoredCredential};
 
 /// What a record's sealed field holds: what the enclave alone must read again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl CollateralNumbers {
         }
     }
 
-    fn max(self, other: Self) -> Self {
+    pub(crate) fn max(self, other: Self) -> Self {
         Self {
             tcb_evaluation: self.tcb_evaluation.max(other.tcb_evaluation),
             root_crl: self.root_crl.max(other.root_crl),
@@ -101,8 +101,8 @@ pub(crate) struct State {
     used_order: VecDeque<(Time, Hash)>,
     quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
     swept_at: Time,
-    /// Counter of the last hand-over.
-    pub(crate) hand_overs: u64,
+    /// The last hand-over.
+    pub(crate) handed_over: CameBy,
     /// The newest that any boot was proven by.
     pub(crate) collateral: CollateralNumbers,
 }
@@ -255,9 +255,9 @@ impl State {
                 self.left.retain(|_, left| !left.is_over(record.time));
             }
             RecordKind::HandedOver => {
-                let next = self.hand_overs.checked_add(1);
-                self.hand_overs =
-                    next.filter(|next| about.count == Some(*next)).ok_or(FoldError)?;
+                let next = self.handed_over.counter.checked_add(1);
+                let counter = next.filter(|next| about.count == Some(*next)).ok_or(FoldError)?;
+                self.handed_over = CameBy { counter, package: about.blob.ok_or(FoldError)? };
             }
             // These tell of what a boot does; nothing of it outlives the boot.
             RecordKind::Birth

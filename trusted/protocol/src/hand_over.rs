@@ -10,8 +10,6 @@
 //! Each enclave verifies the other's quote under the manifest's roots before a root leaves, and
 //! before one is taken in.
 
-use alloc::vec::Vec;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,7 +22,7 @@ use crate::{
 };
 
 /// HPKE's info string for sealing a root (RFC 9180, section 5.1).
-pub const ROOT_INFO: &[u8] = b"toani/v1/hand-over";
+pub const ROOT_INFO: &[u8] = b"toani/v1/root-package";
 
 /// What an enclave shows that asks for a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,11 +48,15 @@ pub struct HandOver {
     pub instance: Hash,
     /// One more than that of the last hand-over in the instance's log; the first is 1.
     pub counter: u64,
+    /// The instance's chain key, as trust files have it (`log.key`): it follows from the root, so
+    /// this says which root. The manifest alone does not, another may be born under it.
+    pub chain_key: PublicKey,
     /// MRENCLAVE of the enclave that gives the root.
     pub from: Hash,
     /// MRENCLAVE of the one that takes it; the same on another machine.
     pub to: Hash,
-    /// The least ISVSVN of the one that takes it.
+    /// The least ISVSVN of the one that takes it. Whoever signs an image chooses its ISVSVN, so
+    /// this is worth what the image's signer is; `to` alone says which code it is.
     pub min_isv_svn: u16,
     /// The key of its request.
     pub key: Bytes,
@@ -66,27 +68,19 @@ names! {
     HandOverFormat { V1 = "toani-hand-over/1", }
 }
 
-impl HandOver {
-    /// HPKE's AAD: what is sealed for one statement opens for no other.
-    pub fn aad(&self) -> Result<Vec<u8>, CanonicalError> {
-        canonical::encode(self)
-    }
-}
-
 /// A root on its way. Not secret, and of use to one enclave alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RootPackage {
     pub format: RootPackageFormat,
     pub statement: Signed<HandOver>,
-    /// The boot that gave it, and the keys that its evidence vouches for. The root that comes out
-    /// has to be the one that this chain key is derived from.
+    /// The boot that gave it, and what its evidence vouches for beside the statement's chain key.
     pub boot: BootId,
-    pub chain_key: PublicKey,
     pub intake_key: Bytes,
     pub channel: Hash,
     pub evidence: Bytes,
     /// HPKE DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode: the encapsulated key.
+    /// The AAD is the canonical [`HandOver`].
     pub encapsulated: Bytes,
     pub ciphertext: Bytes,
 }
@@ -104,6 +98,7 @@ impl RootPackage {
     /// What the giver's evidence has to vouch for.
     pub fn vouched(&self) -> Option<BootKeys> {
         let intake = self.intake_key.0.as_slice().try_into().ok()?;
-        Some(BootKeys { chain: self.chain_key, intake, channel: self.channel })
+        let chain = self.statement.payload.chain_key;
+        Some(BootKeys { chain, intake, channel: self.channel })
     }
 }

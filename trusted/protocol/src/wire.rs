@@ -38,7 +38,8 @@ pub enum Command {
     /// Opens an instance. Answer: [`Answer::Report`].
     Boot { manifest: Vec<u8>, sealed_root: Vec<u8>, target: Vec<u8> },
     /// Evidence over the report, which has to hold under the manifest's roots. Answer after
-    /// [`Command::Birth`]: [`Answer::Born`]; after [`Command::Boot`]: [`Answer::Done`]. Then comes
+    /// [`Command::Birth`]: [`Answer::Born`]; after [`Command::Boot`] and [`Command::Renew`]:
+    /// [`Answer::Done`]. To a boot comes then
     /// [`Command::Replay`] with every record of the log in order, then [`Command::ReplayEnd`].
     Prove { evidence: Vec<u8> },
     /// The next records of the log. Answer: [`Answer::Done`].
@@ -57,6 +58,10 @@ pub enum Command {
     /// Takes a canonical `RootPackage`, with the sealed key of [`Answer::RootAsked`].
     /// Answer: [`Answer::Born`].
     TakeRoot { manifest: Vec<u8>, sealed_key: Vec<u8>, package: Vec<u8> },
+
+    /// Asks for this boot's report once more: its evidence expires, and a boot may last longer. New
+    /// evidence goes to [`Command::Prove`]. Answer: [`Answer::Report`].
+    Renew { target: Vec<u8> },
 
     /// A canonical `Signed<AdmissionList>`.
     Admit { admission: Vec<u8> },
@@ -308,7 +313,7 @@ pub struct Facts {
     pub instance: Hash,
     pub boot: BootId,
     pub mrenclave: Hash,
-    /// This boot's evidence: quote and collateral.
+    /// This boot's newest evidence: quote and collateral. Records name the first.
     pub evidence: Vec<u8>,
     pub tee: crate::assurance::Tee,
     pub chain_key: PublicKey,

@@ -7,7 +7,7 @@ use std::{
 
 use toani_audit::bundle::{
     BundleFormat, BundleIndex, CHECKPOINT_NAME, FILES_MAX, FileEntry, FileKind, INDEX_BYTES_MAX,
-    INDEX_MAX, INDEX_NAME, tar,
+    INDEX_MAX, INDEX_NAME,
 };
 use toani_protocol::{
     ActionId, BootId, ExecutionId, Hash, TenantId, Time,
@@ -176,7 +176,7 @@ impl Draft {
     /// The bundle, with the canonical `Signed<BundleIndex>` that the enclave made of the index.
     pub fn finish(mut self, signed_index: Vec<u8>) -> Result<Vec<u8>, DraftError> {
         self.files.insert(INDEX_NAME.into(), signed_index);
-        tar::write(&self.files).map_err(|_| DraftError::TooLarge)
+        toani_verify::tar::write(&self.files).map_err(|_| DraftError::TooLarge)
     }
 }
 

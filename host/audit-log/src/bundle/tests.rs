@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use toani_attestation::{Evidence, SgxEvidence};
-use toani_audit::{bundle::tar, checkpoint, tree::Frontier};
+use toani_audit::{checkpoint, tree::Frontier};
 use toani_protocol::{
     assurance::{Assurance, Tee},
     evidence::{BootKeys, Role, report_data},
@@ -186,7 +186,7 @@ fn every_truncation_and_anything_appended_is_refused() {
 fn files_that_are_exchanged_removed_or_added_are_refused() {
     let world = world();
     let (bundle, trust) = (world.bundle(), world.trust());
-    let files: BTreeMap<String, Vec<u8>> = tar::parse(&bundle)
+    let files: BTreeMap<String, Vec<u8>> = toani_verify::tar::parse(&bundle)
         .unwrap()
         .into_iter()
         .map(|(name, bytes)| (name.to_string(), bytes.to_vec()))
@@ -195,18 +195,18 @@ fn files_that_are_exchanged_removed_or_added_are_refused() {
     for name in &names {
         let mut less = files.clone();
         less.remove(*name);
-        assert!(verify(&tar::write(&less).unwrap(), &trust).is_err(), "{name}");
+        assert!(verify(&toani_verify::tar::write(&less).unwrap(), &trust).is_err(), "{name}");
         for other in &names {
             let mut swapped = files.clone();
             swapped.insert((*name).clone(), files[*other].clone());
             swapped.insert((*other).clone(), files[*name].clone());
-            let verdict = verify(&tar::write(&swapped).unwrap(), &trust);
+            let verdict = verify(&toani_verify::tar::write(&swapped).unwrap(), &trust);
             assert_eq!(verdict.is_ok(), files[*name] == files[*other], "{name} {other}");
         }
     }
     let mut more = files.clone();
     more.insert("records/0000000003.json".into(), world.leaves[3].clone());
-    assert_eq!(code(&tar::write(&more).unwrap(), &trust), "file_unlisted");
+    assert_eq!(code(&toani_verify::tar::write(&more).unwrap(), &trust), "file_unlisted");
 }
 
 /// What the exporter could make the enclave sign: indices over files of its choice.
@@ -357,7 +357,7 @@ proptest! {
     ) {
         let world = world();
         let bundle = world.bundle();
-        let mut files: BTreeMap<String, Vec<u8>> = tar::parse(&bundle)
+        let mut files: BTreeMap<String, Vec<u8>> = toani_verify::tar::parse(&bundle)
             .unwrap()
             .into_iter()
             .map(|(name, bytes)| (name.to_string(), bytes.to_vec()))
@@ -370,7 +370,7 @@ proptest! {
         } else {
             content[at] = byte;
         }
-        let changed = tar::write(&files).unwrap();
+        let changed = toani_verify::tar::write(&files).unwrap();
         prop_assert_eq!(verify(&changed, &world.trust()).is_ok(), changed == bundle);
     }
 

@@ -27,6 +27,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
+    libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_restart_syscall,

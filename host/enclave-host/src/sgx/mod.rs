@@ -6,16 +6,17 @@
 #![allow(unsafe_code, reason = "ioctl, mmap and the vDSO; each block says why it holds")]
 
 mod aesm;
+mod collateral;
 mod driver;
 mod enter;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use toani_attestation::{Evidence, SgxCollateral, SgxEvidence};
+use toani_attestation::{Evidence, SgxEvidence};
 use toani_protocol::sign::Bytes;
 
-use self::{aesm::Aesm, driver::Loaded, enter::EnterEnclave};
+use self::{aesm::Aesm, collateral::CollateralFile, driver::Loaded, enter::EnterEnclave};
 use crate::{
     image::{Image, SigStruct},
     runner::{Dead, Exchange, Machine},
@@ -27,11 +28,8 @@ pub struct Sgx {
     loaded: Loaded,
     enter: EnterEnclave,
     aesm: Aesm,
-    collateral: SgxCollateral,
+    collateral: CollateralFile,
 }
-
-/// Longest collateral file.
-const COLLATERAL_BYTES_MAX: u64 = 256 * 1024;
 
 impl Sgx {
     /// Loads an image with its signature structure. `collateral` is a file with what Intel's
@@ -45,13 +43,7 @@ impl Sgx {
         if signature.mrenclave() != parsed.mrenclave() {
             bail!("the signature structure is of another image; ./x image makes both");
         }
-        let facts = std::fs::metadata(collateral)
-            .with_context(|| format!("cannot read {}", collateral.display()))?;
-        if facts.len() > COLLATERAL_BYTES_MAX {
-            bail!("{} is too large for collateral", collateral.display());
-        }
-        let collateral = serde_json::from_slice(&read(collateral)?)
-            .with_context(|| format!("{} is no collateral", collateral.display()))?;
+        let collateral = CollateralFile::open(collateral)?;
         let enter = EnterEnclave::of_vdso()?;
         let aesm = Aesm::connect()?;
         let loaded = driver::load(&parsed, &signature)?;
@@ -76,7 +68,7 @@ impl Machine for Sgx {
 
     fn quote(&self, report: &[u8]) -> Result<Vec<u8>> {
         let quote = self.aesm.quote(report)?;
-        let collateral = self.collateral.clone();
+        let collateral = self.collateral.read()?;
         let evidence = Evidence::Sgx(SgxEvidence { quote: Bytes(quote), collateral });
         evidence.encode().context("the evidence is too large")
     }

@@ -41,6 +41,7 @@ pub(super) async fn status(State(plane): Shared) -> Result<Json<Value>, Problem>
         "tee_means": instance.tee.means(),
         "sandbox_means": instance.sandbox.map(|level| level.means()),
         "instance": instance,
+        "proven_at": *plane.proven().borrow(),
         "ready": plane.is_sound() && plane.sandbox().is_connected(),
         "sandbox_connected": plane.sandbox().is_connected(),
         "log": {

@@ -232,8 +232,8 @@ pub(crate) struct InstanceView {
     /// the plane's word for it.
     #[schema(value_type = String)]
     pub(crate) tee: toani_protocol::assurance::Tee,
-    /// This boot's evidence, quote and collateral: a `toani-evidence/1`. The SHA-256 of its canonical
-    /// form is the `evidence` of records and receipts. It vouches for manifest, boot, `chain_key` and
+    /// This boot's newest evidence, quote and collateral: a `toani-evidence/1`. The SHA-256 of the
+    /// canonical form of its first is the `evidence` of records and receipts. It vouches for manifest, boot, `chain_key` and
     /// `intake_key`.
     #[schema(value_type = Object)]
     pub(crate) evidence: serde_json::Value,

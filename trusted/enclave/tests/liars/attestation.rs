@@ -176,3 +176,30 @@ fn older_collateral_does_not_come_back() {
         }
     }
 }
+
+/// A boot may last longer than collateral: then it proves itself once more.
+#[test]
+fn a_boot_that_lasts_proves_itself_again() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let mut world = World::new();
+    let first = world.facts().evidence.clone();
+    world.now = world.now.plus_ms(40 * DAY_MS);
+    assert!(world.try_connect().is_err(), "the first evidence has expired");
+    let (_, of_another_boot) = waiting(&world);
+    let report = world.report(Command::Renew { target: quoting_target() }).unwrap();
+    let sound = Platform::number(1);
+    let refused = Err(Reason::EvidenceRefused);
+    assert_eq!(shown(&mut world, &sound, &of_another_boot), refused);
+    let outdated = Platform { level: Level::Outdated, ..sound.clone() };
+    assert_eq!(shown(&mut world, &outdated, &report), refused);
+    assert_eq!(world.call(Command::Prove { evidence: first.clone() }), refused);
+    let mut debugged = report.clone();
+    debugged[48] |= 2;
+    assert_eq!(shown(&mut world, &sound, &debugged), refused);
+    assert_eq!(shown(&mut world, &sound, &report), Ok(Answer::Done));
+    let Answer::Facts(facts) = world.ok(Command::Status) else { panic!() };
+    assert_ne!(facts.evidence, first);
+    world.facts = Some(facts);
+    world.connect();
+    assert_eq!(world.last_record().evidence, Hash::of(&first), "records keep naming the first");
+}

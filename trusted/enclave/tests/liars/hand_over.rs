@@ -13,7 +13,7 @@ use toani_protocol::{
 };
 use toani_simulator::{Level, Platform, Publication};
 
-use crate::world::*;
+use crate::{phases, world::*};
 
 const ELSEWHERE: [u8; 32] = [8; 32];
 const HOUR_MS: u64 = 3_600_000;
@@ -28,6 +28,8 @@ struct Asking {
     host: World,
     request: RootRequest,
     sealed_key: Vec<u8>,
+    /// Of the instance, as the operators know it.
+    chain_key: PublicKey,
 }
 
 fn asks(world: &World, machine: Machine) -> Asking {
@@ -41,7 +43,8 @@ fn asks_shown(world: &World, machine: Machine, platform: &Platform) -> Asking {
     let evidence = Bytes(encoded(quoted(platform, &report, host.now)));
     let (format, key) = (RootRequestFormat::V1, Bytes(key.to_vec()));
     let instance = Manifest::id_of(&host.manifest);
-    Asking { request: RootRequest { format, instance, key, evidence }, host, sealed_key }
+    let chain_key = world.facts().chain_key;
+    Asking { request: RootRequest { format, instance, key, evidence }, host, sealed_key, chain_key }
 }
 
 /// The next image, on another machine.
@@ -55,6 +58,7 @@ impl Asking {
             format: HandOverFormat::V1,
             instance: self.request.instance,
             counter,
+            chain_key: self.chain_key,
             from: MEASUREMENT,
             to: NEXT,
             min_isv_svn: 1,
@@ -176,12 +180,16 @@ fn an_instance_goes_on_in_another_image_on_another_machine() {
 #[test]
 fn who_has_given_its_root_away_does_nothing_more() {
     let (mut giver, asking, _) = given(&World::new());
-    let statement = signed(&asking.statement(2));
+    let (statement, size) = (signed(&asking.statement(2)), giver.log.len());
     assert_eq!(give(&mut giver, statement, &asking.request), Err(Reason::NotReady));
-    assert_eq!(giver.refusal("k"), Reason::NotReady);
-    assert_eq!(giver.call(Command::Tick), Err(Reason::NotReady));
+    for command in phases::commands(&World::new()) {
+        if !matches!(command, Command::Durable { .. }) {
+            assert_eq!(giver.call(command.clone()), Err(Reason::NotReady), "{command:?}");
+        }
+    }
     assert_eq!(giver.try_reboot(), Err(Reason::HandedOver));
     assert_eq!(giver.call(Command::Tick), Err(Reason::NotReady));
+    assert_eq!(giver.log.len(), size, "nothing is signed any more");
 }
 
 #[test]
@@ -221,6 +229,7 @@ fn no_root_leaves_but_by_the_operators_word() {
     let other = Hash::of(b"other");
     for lie in [
         HandOver { instance: other, ..honest.clone() },
+        HandOver { chain_key: PublicKey::of(&signing_key(9)), ..honest.clone() },
         HandOver { from: NEXT, ..honest.clone() },
         HandOver { to: MEASUREMENT, ..honest.clone() },
         HandOver { min_isv_svn: 2, ..honest.clone() },
@@ -322,17 +331,27 @@ fn older_collateral_vouches_for_no_successor() {
     next.ok(Command::Replay { leaves: world.log.clone() });
     next.try_finish_boot().unwrap();
     world.log.clone_from(&next.log);
-    let asking = successor(&world);
+    // The log has seen 30, and the giver of now 31.
     let mut giver = World::with_log(&world, world.log.clone());
     let (manifest, sealed_root) = (giver.manifest.clone(), giver.sealed_root.clone());
     let boot = Command::Boot { manifest, sealed_root, target: quoting_target() };
     let report = giver.report(boot).unwrap();
-    let evidence = numbered(&report, giver.now, &Platform::number(1), 30);
+    let evidence = numbered(&report, giver.now, &Platform::number(1), 31);
     giver.ok(Command::Prove { evidence });
     giver.ok(Command::Replay { leaves: world.log.clone() });
     giver.ok(Command::ReplayEnd);
-    let refused = give(&mut giver, signed(&asking.statement(1)), &asking.request);
-    assert_eq!(refused, Err(Reason::EvidenceRefused));
+    let asking = successor(&world);
+    let ask = Command::AskRoot { manifest: giver.manifest.clone(), target: quoting_target() };
+    let mut next = other_host(&world, cold(ELSEWHERE, NEXT));
+    let Answer::RootAsked { key, report, .. } = next.ok(ask) else { panic!() };
+    for (number, expected) in [(29, false), (30, false), (31, true)] {
+        let evidence = Bytes(numbered(&report, giver.now, &Platform::number(2), number));
+        let request = RootRequest { key: Bytes(key.to_vec()), evidence, ..asking.request.clone() };
+        let statement = HandOver { key: request.key.clone(), ..asking.statement(1) };
+        let given = give(&mut giver, signed(&statement), &request).map(drop);
+        let expected = if expected { Ok(()) } else { Err(Reason::EvidenceRefused) };
+        assert_eq!(given, expected, "{number}");
+    }
 }
 
 #[test]
@@ -347,17 +366,11 @@ fn a_root_comes_from_the_instance_alone() {
     assert_eq!(taken(&|_| {}), Ok(()), "the honest one is taken");
     // A root of the host's own making, well sealed to the key that stands in the open.
     let forged = |package: &mut RootPackage| {
-        let aad = package.statement.payload.aad().unwrap();
+        let aad = canonical::encode(&package.statement.payload).unwrap();
         let (encapsulated, ciphertext) = seal_root(&package.statement.payload.key, &aad, &[6; 32]);
         (package.encapsulated, package.ciphertext) = (encapsulated, ciphertext);
     };
     assert_eq!(taken(&forged), Err(Reason::HandOverRefused));
-    // The same, with the chain key that would fit: no evidence vouches for that.
-    let fitting = |package: &mut RootPackage| {
-        forged(package);
-        package.chain_key = PublicKey::of(&signing_key(6));
-    };
-    assert_eq!(taken(&fitting), Err(Reason::EvidenceRefused));
     let flipped = |bytes: &mut Bytes| bytes.0[0] ^= 1;
     assert_eq!(taken(&|it| flipped(&mut it.ciphertext)), Err(Reason::RootUnopened));
     assert_eq!(taken(&|it| flipped(&mut it.encapsulated)), Err(Reason::RootUnopened));
@@ -372,6 +385,11 @@ fn a_root_comes_from_the_instance_alone() {
         it.statement = Signed::by(&operator(), Label::HandOver, other).unwrap();
     };
     assert_eq!(taken(&restated), Err(Reason::RootUnopened));
+    let newer = |it: &mut RootPackage| {
+        let other = HandOver { min_isv_svn: 2, ..it.statement.payload.clone() };
+        it.statement = Signed::by(&operator(), Label::HandOver, other).unwrap();
+    };
+    assert_eq!(taken(&newer), Err(Reason::HandOverRefused), "a newer image is asked for");
     let from_another = |it: &mut RootPackage| {
         let other = HandOver { from: NEXT, ..it.statement.payload.clone() };
         it.statement = Signed::by(&operator(), Label::HandOver, other).unwrap();
@@ -413,7 +431,51 @@ fn log_and_root_are_of_the_same_hand_over() {
     asking.take(&giver, &package).unwrap();
     let mut next = asking.host;
     next.log.pop();
-    assert_eq!(boots(&mut next, cold(ELSEWHERE, NEXT)), Err(Reason::LogUnavailable));
+    assert_eq!(boots(&mut next, cold(ELSEWHERE, NEXT)), Err(Reason::LogBehind));
     next.log.clone_from(&giver.log);
     assert_eq!(boots(&mut next, cold(ELSEWHERE, NEXT)), Ok(()));
+}
+
+/// A second birth under the same manifest, by the honest image: all fits but the root.
+#[test]
+fn another_birth_is_no_giver() {
+    let (world, impostor) = (World::new(), World::born());
+    assert_eq!(world.facts().instance, impostor.facts().instance);
+    let mut asking = successor(&world);
+    let statement = signed(&asking.statement(1));
+    let refused = give(&mut replayed(&impostor), statement, &asking.request);
+    assert_eq!(refused, Err(Reason::HandOverRefused));
+    // Operators that sign what a host says, and not what their trust file says.
+    let misled = HandOver { chain_key: impostor.facts().chain_key, ..asking.statement(1) };
+    let mut giver = replayed(&impostor);
+    let package = give(&mut giver, signed(&misled), &asking.request).unwrap();
+    assert_eq!(asking.take(&giver, &package), Ok(()), "so the statement has to name the root");
+    let mut restated = RootPackage::decode(&package).unwrap();
+    let honest = Signed::by(&operator(), Label::HandOver, asking.statement(1)).unwrap();
+    restated.statement = honest;
+    let restated = canonical::encode(&restated).unwrap();
+    assert_eq!(asking.take(&giver, &restated), Err(Reason::EvidenceRefused));
+}
+
+/// What vouched for the giver has expired by the time that the root is taken.
+#[test]
+fn a_package_does_not_outlive_what_vouches_for_it() {
+    let world = World::new();
+    let (giver, mut asking, package) = given(&world);
+    asking.host.now = asking.host.now.plus_ms(40 * 24 * HOUR_MS);
+    assert_eq!(asking.take(&giver, &package), Err(Reason::EvidenceRefused));
+}
+
+/// Two hand-overs with the same counter, for which the host has put back the log in between: the
+/// root of one does not go with the log of the other.
+#[test]
+fn a_root_goes_with_the_log_of_its_own_hand_over() {
+    let world = World::new();
+    let (one, mut first, package) = given(&world);
+    let (other, mut second, other_package) = given(&world);
+    first.take(&one, &package).unwrap();
+    second.take(&other, &other_package).unwrap();
+    first.host.log.clone_from(&other.log);
+    assert_eq!(boots(&mut first.host, cold(ELSEWHERE, NEXT)), Err(Reason::LogBehind));
+    assert_eq!(boots(&mut second.host, cold(ELSEWHERE, NEXT)), Ok(()));
 }

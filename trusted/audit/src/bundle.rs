@@ -1,7 +1,7 @@
 //! The proof bundle: one file that a stranger can verify offline, with his own trust file alone.
 //!
-//! It is a tar archive with exactly one encoding ([`tar`]), so that no byte of it can change
-//! unnoticed:
+//! It is a tar archive with exactly one encoding (verifier/src/tar.rs), so that no byte of it can
+//! change unnoticed:
 //!
 //! | name | content |
 //! |---|---|
@@ -31,8 +31,6 @@ use toani_protocol::{
     canonical::{self, CanonicalError},
     limits::MESSAGE_BYTES_MAX,
 };
-
-pub mod tar;
 
 /// The index must fit into one message to the enclave.
 pub const INDEX_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;

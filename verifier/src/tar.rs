@@ -3,7 +3,7 @@
 //! Regular files only, mode 0644, owner 0, time 0, names in the order of their bytes, each of 1
 //! to 100 of `A-Z a-z 0-9 . _ - /`, two zero blocks at the end and nothing after them.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use std::collections::BTreeMap;
 
 const BLOCK: usize = 512;
 const NAME_BYTES_MAX: usize = 100;
@@ -98,7 +98,7 @@ fn header(name: &str, size: usize) -> Result<[u8; BLOCK], TarError> {
     put(&mut block, 100, b"0000644");
     put(&mut block, 108, b"0000000");
     put(&mut block, 116, b"0000000");
-    put(&mut block, 124, alloc::format!("{size:011o}").as_bytes());
+    put(&mut block, 124, format!("{size:011o}").as_bytes());
     put(&mut block, 136, b"00000000000");
     put(&mut block, 148, b"        ");
     put(&mut block, 156, b"0");
@@ -106,7 +106,7 @@ fn header(name: &str, size: usize) -> Result<[u8; BLOCK], TarError> {
     put(&mut block, 329, b"0000000");
     put(&mut block, 337, b"0000000");
     let sum = block.iter().fold(0u32, |sum, byte| sum.saturating_add(u32::from(*byte)));
-    put(&mut block, 148, alloc::format!("{sum:06o}\0 ").as_bytes());
+    put(&mut block, 148, format!("{sum:06o}\0 ").as_bytes());
     Ok(block)
 }
 
