@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 #[path = "../bugs.rs"]
+#[allow(dead_code, reason = "where they stand is the build's concern")]
 mod bugs;
 #[path = "../../src/hostile/mod.rs"]
 #[allow(dead_code, unreachable_pub, unused_imports, reason = "not all of it is used here")]
