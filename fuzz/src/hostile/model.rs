@@ -264,8 +264,10 @@ impl Model {
             RecordKind::PolicyKeyChanged => self.key_changed(record),
             RecordKind::Admission => {
                 let list = record.about.blob.and_then(|hash| self.documents.lists.get(&hash));
+                // The list itself comes back where the host has lost it.
+                let lost = self.fold.list.map(|(hash, _)| hash) == record.about.blob;
                 let old = self.fold.list.map_or(0, |(_, old)| old);
-                let holds = list.is_some_and(|(version, _)| *version > old);
+                let holds = list.is_some_and(|(version, _)| *version > old || lost);
                 ensure(holds, Kind::Authority, "a list that is not the operators' next")
             }
             RecordKind::CredentialSealed => self.credential_sealed(record),
