@@ -9,6 +9,7 @@
     reason = "a panic is how a fuzzer tells what it has found"
 )]
 
+pub mod hostile;
 pub mod mutate;
 mod samples;
 pub mod targets;

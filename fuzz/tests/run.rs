@@ -1,6 +1,6 @@
 //! Every fuzz target for a fixed number of executions, with a fixed seed.
 
-use toani_fuzz::{executions, run, targets::ALL};
+use toani_fuzz::{executions, hostile, run, targets::ALL};
 
 macro_rules! targets {
     ($($test:ident = $name:literal),* $(,)?) => {
@@ -18,6 +18,16 @@ macro_rules! targets {
             assert_eq!(named, [$($name),*]);
         }
     };
+}
+
+/// The same seeds find each planted bug in fuzz/planted.
+#[test]
+fn fuzz_hostile_host() {
+    let sequences = hostile::sequences(executions());
+    let tally = hostile::fuzz(1..1 + sequences);
+    // Nothing is found where nothing happens.
+    assert!(tally.started > 5 * sequences && tally.jobs > 2 * sequences, "{tally:?}");
+    assert!(tally.finished > 2 * sequences && tally.boots >= sequences / 2, "{tally:?}");
 }
 
 targets! {

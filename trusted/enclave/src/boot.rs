@@ -166,6 +166,7 @@ impl Proving {
             state: State::default(),
             last: None,
             ended: false,
+            failed: false,
         };
         (replaying, newborn)
     }
@@ -185,16 +186,20 @@ pub(crate) struct Replaying {
     pub(crate) state: State,
     last: Option<Record>,
     pub(crate) ended: bool,
+    /// A record did not fit. It may have moved some of what is above: this boot is over.
+    failed: bool,
 }
 
 impl Replaying {
     /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has verified
     /// the last signature, which vouches for all by their hashes.
     pub(crate) fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<(), Reason> {
-        if self.ended {
+        if self.ended || self.failed {
             return Err(Reason::NotReady);
         }
-        leaves.iter().try_for_each(|leaf| self.replay_one(leaf))
+        let replayed = leaves.iter().try_for_each(|leaf| self.replay_one(leaf));
+        self.failed = replayed.is_err();
+        replayed
     }
 
     fn replay_one(&mut self, leaf: &[u8]) -> Result<(), Reason> {
@@ -226,6 +231,9 @@ impl Replaying {
 
     /// The log has ended: names the documents that the state needs.
     pub(crate) fn end(&mut self) -> Result<Vec<Hash>, Reason> {
+        if self.failed {
+            return Err(Reason::LogUnavailable);
+        }
         if let Some(last) = &self.last {
             last.verify(&self.keys.chain_public).map_err(|_| Reason::LogUnavailable)?;
         }

@@ -5,7 +5,7 @@ use toani_protocol::{
     Reason, Time,
     assurance::Freshness,
     canonical,
-    record::{Outcome, Record, RecordKind},
+    record::{About, Outcome, Record, RecordKind},
     sign::{self, Label},
     wire::{Answer, Command},
 };
@@ -81,6 +81,29 @@ fn a_record_of_the_hosts_own_hand_does_not_boot() {
     assert_eq!(own(&|_| ()), Err(Reason::LogUnavailable));
     let succeeded = |record: &mut Record| record.about.outcome = Some(Outcome::Aborted);
     assert_eq!(own(&succeeded), Err(Reason::LogUnavailable));
+}
+
+#[test]
+fn a_log_goes_on_behind_no_record_that_was_refused() {
+    let mut world = lived();
+    let log = world.log.clone();
+    // It names the last record, fits behind it, and is refused: nobody has signed what it means.
+    let last = Record::decode(log.last().unwrap()).unwrap();
+    let own = Record {
+        index: last.index + 1,
+        previous: Record::hash_of(log.last().unwrap()),
+        kind: RecordKind::Admission,
+        about: About::default(),
+        ..last
+    };
+    let own = canonical::encode(&own).unwrap();
+    world.enclave = cold([7; 32], MEASUREMENT);
+    world.boot().unwrap();
+    world.ok(Command::Replay { leaves: log });
+    let refused = Err(Reason::LogUnavailable);
+    assert_eq!(world.call(Command::Replay { leaves: vec![own] }), refused);
+    assert_eq!(world.call(Command::Replay { leaves: vec![] }), Err(Reason::NotReady));
+    assert_eq!(world.call(Command::ReplayEnd), refused, "or the boot's record would vouch for it");
 }
 
 #[test]
