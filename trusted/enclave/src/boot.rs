@@ -151,7 +151,8 @@ pub(crate) struct Replaying {
     links: Links,
     covered: BTreeMap<TenantId, u64>,
     state: State,
-    last: Option<Record>,
+    /// The last leaf of all that were folded.
+    last: Option<Vec<u8>>,
     ended: bool,
 }
 
@@ -162,7 +163,9 @@ impl Replaying {
         if self.ended {
             return Err(Reason::NotReady);
         }
-        leaves.iter().try_for_each(|leaf| self.replay_one(leaf))
+        leaves.iter().try_for_each(|leaf| self.replay_one(leaf))?;
+        self.last = leaves.last().cloned().or(self.last.take());
+        Ok(())
     }
 
     fn replay_one(&mut self, leaf: &[u8]) -> Result<(), Reason> {
@@ -178,9 +181,7 @@ impl Replaying {
             self.covered.insert(tenant, sequence);
         }
         let sealed = self.sealed_field(&record)?;
-        self.state.fold(&record, sealed).map_err(|_| Reason::LogUnavailable)?;
-        self.last = Some(record);
-        Ok(())
+        self.state.fold(&record, sealed).map_err(|_| Reason::LogUnavailable)
     }
 
     fn sealed_field(&self, record: &Record) -> Result<Option<SealedField>, Reason> {
@@ -195,7 +196,12 @@ impl Replaying {
     /// The log has ended: names the documents that the state needs.
     pub(crate) fn end(&mut self) -> Result<Vec<Hash>, Reason> {
         if let Some(last) = &self.last {
+            let last = Record::decode(last).map_err(|_| Reason::LogUnavailable)?;
             last.verify(&self.keys.chain_public).map_err(|_| Reason::LogUnavailable)?;
+        }
+        // What was refused in the middle of being folded is not left out by asking for the end.
+        if self.last.as_deref().map_or(Hash::ZERO, Record::hash_of) != self.links.head() {
+            return Err(Reason::LogUnavailable);
         }
         self.ended = true;
         Ok(self.state.missing())

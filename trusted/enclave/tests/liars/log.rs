@@ -5,7 +5,7 @@ use toani_protocol::{
     Reason, Time,
     assurance::Freshness,
     canonical,
-    record::{Outcome, Record, RecordKind},
+    record::{About, Outcome, Record, RecordKind},
     sign::{self, Label},
     wire::{Answer, Command},
 };
@@ -49,6 +49,9 @@ fn a_log_that_was_tampered_with_does_not_boot() {
     assert_eq!(changed(&|log| log[middle].clear()), refused, "one emptied");
     assert_eq!(changed(&|log| log[middle].truncate(100)), refused, "one torn");
     assert_eq!(changed(&|log| log.push(vec![b'x'; 70_000])), refused, "one too large");
+    // The same record in other bytes, which a reader of JSON takes for it.
+    assert_eq!(changed(&|log| log[middle].push(b' ')), refused, "one with white space");
+    assert_eq!(changed(&|log| log.last_mut().unwrap().push(b' ')), refused, "the last one as well");
 }
 
 #[test]
@@ -92,6 +95,25 @@ fn a_log_of_another_instance_does_not_boot() {
     let at = mixed.len() - 1;
     mixed[at] = other.log[at].clone();
     assert_eq!(boots(&world, mixed).map(|_| ()), Err(Reason::LogUnavailable));
+}
+
+/// A record that fits the chain and fails to fold has moved time by then, and with it quotas.
+#[test]
+fn what_was_refused_while_it_was_folded_is_not_gone_around() {
+    let mut world = lived();
+    let mut forged = world.last_record();
+    forged.kind = RecordKind::Ended;
+    forged.index += 1;
+    forged.time = forged.time.plus_ms(48 * 60 * 60 * 1000);
+    forged.previous = Record::hash_of(world.log.last().unwrap());
+    forged.about = About::default();
+    let forged = canonical::encode(&forged).unwrap();
+    world.enclave = cold([7; 32], MEASUREMENT);
+    world.boot().unwrap();
+    world.ok(Command::Replay { leaves: world.log.clone() });
+    let refused = Err(Reason::LogUnavailable);
+    assert_eq!(world.call(Command::Replay { leaves: vec![forged] }), refused);
+    assert_eq!(world.call(Command::ReplayEnd), refused, "nor forgotten");
 }
 
 #[test]
