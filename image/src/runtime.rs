@@ -8,6 +8,7 @@
 
 use alloc::vec::Vec;
 use core::{
+    alloc::{GlobalAlloc, Layout},
     arch::{asm, global_asm, x86_64::_rdrand64_step},
     ptr,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
@@ -190,12 +191,12 @@ impl Outside {
 
     /// Writes whole words; what is beyond the bytes' end in the last one is zero.
     fn copy_out(&self, bytes: &[u8]) {
-        for (index, chunk) in bytes.chunks(8).enumerate() {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.write_word(index.saturating_mul(8), u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        let last = (!rest.is_empty()).then_some(&last);
+        for (index, word) in words.iter().chain(last).enumerate() {
+            self.write_word(index.saturating_mul(8), u64::from_le_bytes(*word));
         }
     }
 }
@@ -258,16 +259,65 @@ fn relocate() {
 
 /// Wipes every block that is freed.
 #[global_allocator]
-static HEAP: WipingAllocator<TalcLock<spin::Mutex<()>, Manual>> =
-    WipingAllocator(TalcLock::new(Manual));
+static HEAP: WipingAllocator<Heaps> =
+    WipingAllocator(Heaps([const { TalcLock::new(Manual) }; THREADS]));
+
+/// A heap for each thread, with a part of the pages of its own: threads that verify at once wait
+/// neither for each other's lock nor for each other's cache lines. When its own is full, a thread
+/// takes from the next.
+struct Heaps([TalcLock<spin::Mutex<()>, Manual>; THREADS]);
+
+const PART_BYTES: usize = HEAP_BYTES / THREADS;
+
+// SAFETY: each block is one of these heaps' own, and goes back to the heap in whose part it lies.
+unsafe impl GlobalAlloc for Heaps {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (others, own) = self.0.split_at_checked(this_thread()).unwrap_or((&self.0, &[]));
+        for heap in own.iter().chain(others) {
+            // SAFETY: the caller's promise.
+            let block = unsafe { heap.alloc(layout) };
+            if !block.is_null() {
+                return block;
+            }
+        }
+        ptr::null_mut()
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let part = block.addr().wrapping_sub(heap_start()) / PART_BYTES;
+        if let Some(heap) = self.0.get(part) {
+            // SAFETY: the caller's promise, and this is the heap that the block came from.
+            unsafe { heap.dealloc(block, layout) }
+        }
+    }
+}
+
+fn heap_start() -> usize {
+    address_of!("__image_end")
+}
+
+/// What the converter lays out for each thread: a hole, the stack, SSA frames, the TCS
+/// (host/enclave-host/src/image).
+const THREAD_BYTES: usize = 16 * PAGE_BYTES + STACK_BYTES + (SSA_FRAMES + 1) * PAGE_BYTES;
+
+/// Which thread this is, by where its stack lies. One that is taken for another only waits for it.
+fn this_thread() -> usize {
+    let here = 0_u8;
+    let threads = heap_start().wrapping_add(HEAP_BYTES);
+    (&raw const here).addr().wrapping_sub(threads) / THREAD_BYTES
+}
 
 fn claim_heap() {
-    let start = ptr::with_exposed_provenance_mut(address_of!("__image_end"));
-    // SAFETY: the pages from the image's end on belong to the heap alone, by the image's layout.
-    // What stands in them at first is the host's choice, so it is written before it is read.
-    let claimed = unsafe { HEAP.0.lock().claim(start, HEAP_BYTES) };
-    if claimed.is_none() {
-        die();
+    for (part, heap) in HEAP.0.0.iter().enumerate() {
+        let start = heap_start().wrapping_add(part.wrapping_mul(PART_BYTES));
+        // SAFETY: the pages from the image's end on belong to the heaps alone, by the image's
+        // layout. What stands in them at first is the host's choice, so it is written before it is
+        // read.
+        let claimed =
+            unsafe { heap.lock().claim(ptr::with_exposed_provenance_mut(start), PART_BYTES) };
+        if claimed.is_none() {
+            die();
+        }
     }
 }
 

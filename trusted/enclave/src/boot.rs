@@ -157,8 +157,8 @@ pub(crate) struct Replaying {
 }
 
 impl Replaying {
-    /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has verified
-    /// the last signature, which vouches for all by their hashes.
+    /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has held the last
+    /// one against its canonical form and its signature, which vouches for all by their hashes.
     pub(crate) fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<(), Reason> {
         if self.ended {
             return Err(Reason::NotReady);
@@ -169,7 +169,7 @@ impl Replaying {
     }
 
     fn replay_one(&mut self, leaf: &[u8]) -> Result<(), Reason> {
-        let record = Record::decode(leaf).map_err(|_| Reason::LogUnavailable)?;
+        let record = Record::decode_vouched(leaf).map_err(|_| Reason::LogUnavailable)?;
         if record.origin != self.manifest.log_origin {
             return Err(Reason::LogUnavailable);
         }

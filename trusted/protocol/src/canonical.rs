@@ -177,17 +177,22 @@ fn number_text(number: &Number) -> Result<String, CanonicalError> {
 
 fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            0x09 => out.extend_from_slice(b"\\t"),
-            0x0a => out.extend_from_slice(b"\\n"),
-            0x0c => out.extend_from_slice(b"\\f"),
-            0x0d => out.extend_from_slice(b"\\r"),
-            0..=0x1f => out.extend_from_slice(alloc::format!("\\u{byte:04x}").as_bytes()),
-            _ => out.push(byte),
+    let escaped = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    // What needs no escape is nearly all, and copied in one piece.
+    for part in text.as_bytes().split_inclusive(escaped) {
+        let (last, plain) = part.split_last().filter(|(last, _)| escaped(last)).unzip();
+        out.extend_from_slice(plain.unwrap_or(part));
+        match last {
+            None => {}
+            Some(0x08) => out.extend_from_slice(b"\\b"),
+            Some(0x09) => out.extend_from_slice(b"\\t"),
+            Some(0x0a) => out.extend_from_slice(b"\\n"),
+            Some(0x0c) => out.extend_from_slice(b"\\f"),
+            Some(0x0d) => out.extend_from_slice(b"\\r"),
+            Some(byte @ 0..=0x1f) => {
+                out.extend_from_slice(alloc::format!("\\u{byte:04x}").as_bytes());
+            }
+            Some(byte) => out.extend_from_slice(&[b'\\', *byte]),
         }
     }
     out.push(b'"');
@@ -319,6 +324,17 @@ mod tests {
         assert_eq!(decode::<Json>(b"{\"a\": 1}", 64), Err(CanonicalError::NotCanonical));
         assert_eq!(decode::<Json>(b"1.0", 64), Err(CanonicalError::NotCanonical));
         assert_eq!(decode::<Json>(b"\"\\u0041\"", 64), Err(CanonicalError::NotCanonical));
+    }
+
+    /// In ASCII, RFC 8785 escapes what every writer of JSON does.
+    #[test]
+    fn strings_are_escaped_wherever_it_is_needed() {
+        let ascii = || (0..=0x7f_u8).map(char::from);
+        for (a, b) in ascii().flat_map(|a| ascii().map(move |b| (a, b))) {
+            let text: String = [a, b, 'x', a, 'é'].into_iter().collect();
+            let encoded = encode_value(&Value::from(text.clone())).unwrap();
+            assert_eq!(String::from_utf8(encoded).unwrap(), serde_json::to_string(&text).unwrap());
+        }
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
