@@ -45,6 +45,7 @@ pub struct Plane {
     /// Those that the plane starts.
     served: PathBuf,
     home: PathBuf,
+    machine: PathBuf,
     /// What `toani init` said.
     born: Value,
     /// What `toani serve` said last.
@@ -62,14 +63,20 @@ impl Plane {
             programs: programs.to_path_buf(),
             served: programs.to_path_buf(),
             home: home.to_path_buf(),
+            // The same for all planes of one build.
+            machine: programs.parent().unwrap_or(programs).join("simulated-machine"),
             born: Value::Null,
             announced: Value::Null,
             process: None,
         };
-        let machine = plane.machine();
-        let machine = machine.to_str().context("a path in UTF-8")?;
+        let machine = plane.machine.to_str().context("a path in UTF-8")?;
         plane.born = plane.toani(&["init", "--simulator", "--machine", machine])?.ok()?;
         Ok(plane)
+    }
+
+    /// From now on the programs of another folder are this instance's.
+    pub fn upgrade(&mut self, programs: &Path) {
+        (self.programs, self.served) = (programs.to_path_buf(), programs.to_path_buf());
     }
 
     /// From the next start on, messages between the plane's processes cross these borders.
@@ -81,10 +88,25 @@ impl Plane {
         &self.home
     }
 
-    /// The simulated machine, the same for all planes of one build.
-    pub fn machine(&self) -> PathBuf {
-        let build = self.programs.parent().unwrap_or(&self.programs);
-        build.join("simulated-machine")
+    /// The simulated machine.
+    pub fn machine(&self) -> &Path {
+        &self.machine
+    }
+
+    /// The same people and the same manifest in another home, for another machine: an instance that
+    /// has no root there yet.
+    pub fn elsewhere(&self, home: &Path, machine: &Path) -> anyhow::Result<Self> {
+        copy(&self.home, home, &|name| !["data", "serve.log"].contains(&name))?;
+        copy(&self.data(), &home.join("data"), &|name| name == "manifest.json")?;
+        Ok(Self {
+            programs: self.programs.clone(),
+            served: self.served.clone(),
+            home: home.to_path_buf(),
+            machine: machine.to_path_buf(),
+            born: self.born.clone(),
+            announced: Value::Null,
+            process: None,
+        })
     }
 
     /// What `toani init` said.
@@ -127,7 +149,7 @@ impl Plane {
     /// Starts a command and does not wait for it.
     pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         Command::new(self.programs.join("toani"))
-            .env(MACHINE, self.machine())
+            .env(MACHINE, &self.machine)
             .args(["--json", "--home"])
             .arg(&self.home)
             .args(arguments)
@@ -149,7 +171,7 @@ impl Plane {
         let elsewhere = options.contains(&"--listen");
         let listen: &[&str] = if elsewhere { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = Command::new(self.programs.join("toani"))
-            .env(MACHINE, self.machine())
+            .env(MACHINE, &self.machine)
             .args(["--json", "--home"])
             .arg(&self.home)
             .args(["serve", "--programs"])
@@ -305,6 +327,25 @@ impl Drop for Plane {
             let _ = child.wait();
         }
     }
+}
+
+/// Copies the entries of a folder whose names are chosen, whole.
+pub fn copy(from: &Path, to: &Path, chosen: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let copied = to.join(&name);
+        if !name.to_str().is_some_and(chosen) {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &copied, &|_| true)?;
+        } else {
+            std::fs::copy(entry.path(), copied)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a condition, for a while.

@@ -130,16 +130,20 @@ impl World {
             return true;
         }
         let pid = self.plane.pid().unwrap();
-        let found = descendants(pid).unwrap().into_iter().rfind(|(_, found)| match victim {
+        let mut found = descendants(pid).unwrap();
+        found.retain(|(_, found)| match victim {
             // The kernel names what runs from memory as it likes.
             CONNECTOR => !found.starts_with(GATEWAY) && found != LAUNCHER,
             _ => found == victim,
         });
-        if let Some((pid, _)) = &found {
+        // A tap stands before what it taps. Of connectors, all: one of them runs, and others wait.
+        let last = found.len().saturating_sub(1);
+        let found = if victim == CONNECTOR { found.as_slice() } else { &found[last..] };
+        for (pid, _) in found {
             // It may have ended by itself meanwhile.
             let _ = signal(*pid, "KILL");
         }
-        found.is_some()
+        !found.is_empty()
     }
 
     /// Brings the plane back, whatever is gone.

@@ -12,6 +12,7 @@ mod credentials;
 mod draft;
 mod executions;
 mod failure;
+mod hand_over;
 mod hidden;
 mod home;
 mod init;
@@ -81,6 +82,9 @@ enum Command {
     /// Evidence of what runs. Example: toani attestation verify instance.json
     #[command(subcommand)]
     Attestation(attestation::Attestation),
+    /// Upgrade the image, or move to another machine. Example: toani hand-over ask --out request.json
+    #[command(subcommand)]
+    HandOver(hand_over::HandOverCommand),
     /// Admit a sandbox. Example: toani admission admit --sandbox
     #[command(subcommand)]
     Admission(admission::Admission),
@@ -148,6 +152,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Status => status::run(&client, output).await,
         Command::Instance(command) => attestation::instance(command, &home, &client, output).await,
         Command::Attestation(command) => attestation::run(command, &home, output),
+        Command::HandOver(command) => hand_over::run(command, &home, &client, output).await,
         Command::Admission(command) => admission::run(command, &home, &client, output).await,
         Command::Credential(command) => credentials::run(command, &home, &client, output).await,
         Command::Policy(command) => policies::run(command, &home, &client, output).await,

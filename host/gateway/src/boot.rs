@@ -8,6 +8,7 @@ use toani_protocol::{
     Hash, Reason, TenantId,
     instance::{Manifest, ManifestError},
     limits::{DOCUMENT_BYTES_MAX, MESSAGE_BYTES_MAX},
+    sign::PublicKey,
     wire::{Answer, Command, Effect, Facts},
 };
 use tokio::sync::oneshot;
@@ -58,6 +59,10 @@ pub enum BootError {
     BornBefore,
     #[error("the data folder holds no instance; `toani init` makes one")]
     Unborn,
+    #[error("this is no {0}")]
+    Document(&'static str),
+    #[error("the instance was handed over by another statement, whose package is not kept here")]
+    PackageLost,
     #[error(transparent)]
     Replay(#[from] toani_store::ReplayError),
     #[error(transparent)]
@@ -101,15 +106,8 @@ pub(crate) async fn boot(
     let (log, recovery) = open_log(&keep).await?;
     tracing::info!(?recovery, "the audit log is open");
 
-    let enclave = EnclaveHost::start(&config.runner).await?;
-    let target = enclave.target_info().await?;
-    let command = Command::Boot { manifest: manifest.clone(), sealed_root, target };
-    prove(&enclave, "to open this instance", command).await?;
-    replay(&enclave, &log).await?;
-    let needs = match ask(&enclave, "the log's end", Command::ReplayEnd).await? {
-        Answer::Needs { blobs } => blobs,
-        _ => return Err(BootError::Answer("the log's end")),
-    };
+    let enclave = open(&config.runner, manifest.clone(), sealed_root).await?;
+    let needs = replay(&enclave, &log).await?;
     give_blobs(&enclave, &keep, needs).await?;
     let listed = listed(&keep, &log).await?;
     let facts = start(&enclave, &log, &keep, &parsed).await?;
@@ -124,6 +122,19 @@ pub(crate) async fn boot(
         alive,
     });
     Ok((Arc::new(plane), listed))
+}
+
+/// Starts an enclave that opens the instance and proves what it is.
+pub(crate) async fn open(
+    runner: &Runner,
+    manifest: Vec<u8>,
+    sealed_root: Vec<u8>,
+) -> Result<EnclaveHost, BootError> {
+    let enclave = EnclaveHost::start(runner).await?;
+    let target = enclave.target_info().await?;
+    let command = Command::Boot { manifest, sealed_root, target };
+    prove(&enclave, "to open this instance", command).await?;
+    Ok(enclave)
 }
 
 /// Takes the enclave's report, has it quoted, and hands the evidence back.
@@ -155,7 +166,7 @@ pub fn manifest(data: &Path) -> Result<Manifest, BootError> {
     read_manifest(data).map(|(_, manifest)| manifest)
 }
 
-fn read_manifest(data: &Path) -> Result<(Vec<u8>, Manifest), BootError> {
+pub(crate) fn read_manifest(data: &Path) -> Result<(Vec<u8>, Manifest), BootError> {
     let path = data.join(MANIFEST);
     let what = format!("cannot read {}; `toani init` makes one", path.display());
     let manifest = std::fs::read(path).map_err(failed(what))?;
@@ -163,7 +174,9 @@ fn read_manifest(data: &Path) -> Result<(Vec<u8>, Manifest), BootError> {
     Ok((manifest, parsed))
 }
 
-async fn open_log(keep: &Keep) -> Result<(AuditLog, toani_audit_log::Recovery), BootError> {
+pub(crate) async fn open_log(
+    keep: &Keep,
+) -> Result<(AuditLog, toani_audit_log::Recovery), BootError> {
     let folder = keep.folder().audit();
     let opened =
         tokio::task::spawn_blocking(move || AuditLog::open(&folder, Options::default())).await;
@@ -171,7 +184,8 @@ async fn open_log(keep: &Keep) -> Result<(AuditLog, toani_audit_log::Recovery), 
     Ok(opened.map_err(failed("cannot open the audit log"))??)
 }
 
-async fn replay(enclave: &EnclaveHost, log: &AuditLog) -> Result<(), BootError> {
+/// Gives the enclave the whole log; it names the documents that it needs.
+pub(crate) async fn replay(enclave: &EnclaveHost, log: &AuditLog) -> Result<Vec<Hash>, BootError> {
     let mut from = 0;
     loop {
         let reader = log.clone();
@@ -182,10 +196,14 @@ async fn replay(enclave: &EnclaveHost, log: &AuditLog) -> Result<(), BootError> 
         .map_err(|error| io::Error::other(error.to_string()))
         .map_err(failed("cannot read the audit log"))??;
         if leaves.is_empty() {
-            return Ok(());
+            break;
         }
         from += u64::try_from(leaves.len()).unwrap_or(u64::MAX);
         ask(enclave, "the log", Command::Replay { leaves }).await?;
+    }
+    match ask(enclave, "the log's end", Command::ReplayEnd).await? {
+        Answer::Needs { blobs } => Ok(blobs),
+        _ => Err(BootError::Answer("the log's end")),
     }
 }
 
@@ -220,8 +238,7 @@ async fn start(
             return Err(BootError::Refused { step: "to start", reason });
         }
     };
-    log.expect_signer(&manifest.log_origin, facts.chain_key)
-        .map_err(failed("cannot start verifying the log"))?;
+    expect_signer(log, manifest, facts.chain_key)?;
     let mut effects = reply.effects;
     // What boots before left pending ends some at a time; nothing else can happen yet.
     while !effects.is_empty() {
@@ -235,8 +252,18 @@ async fn start(
     Ok(facts)
 }
 
+/// From here on the log takes records of this key alone.
+pub(crate) fn expect_signer(
+    log: &AuditLog,
+    manifest: &Manifest,
+    chain_key: PublicKey,
+) -> Result<(), BootError> {
+    log.expect_signer(&manifest.log_origin, chain_key)
+        .map_err(failed("cannot start verifying the log"))
+}
+
 /// Carries out effects, and tells the enclave when they are durable.
-async fn carry_out(
+pub(crate) async fn carry_out(
     enclave: &EnclaveHost,
     log: &AuditLog,
     keep: &Keep,
@@ -270,7 +297,7 @@ async fn carry_out(
     Ok(())
 }
 
-async fn ask(
+pub(crate) async fn ask(
     enclave: &EnclaveHost,
     step: &'static str,
     command: Command,

@@ -20,6 +20,7 @@ mod ask_fuzz;
 mod body;
 mod boot;
 mod commits;
+mod hand_over;
 mod impatient;
 mod keep;
 mod limits;
@@ -48,6 +49,7 @@ pub use crate::{
     api::openapi,
     ask::names_credential,
     boot::{BootError, MANIFEST, birth, manifest},
+    hand_over::{ASKED_KEY, Asked, ask_root, give_root, take_root},
     limits::Rate,
 };
 use crate::{limits::Buckets, plane::Plane};

@@ -18,6 +18,9 @@ pub trait Driver: Send + Sync + 'static {
 
 /// A container that was never used. Dropping it ends it.
 pub trait Parked: Send + 'static {
+    /// Whether it still waits: one that has ended, whatever the reason, gets no job.
+    fn is_sound(&self) -> bool;
+
     /// Runs one job and ends the container. By value: there is no second job.
     fn run(self, work: Work) -> impl Future<Output = JobOutcome> + Send;
 }

@@ -11,6 +11,7 @@
 //! - `connection`: its end of the attested channel; [`peer`] says whom it takes jobs from,
 //!   [`evidence`] what it shows of itself.
 //! - [`driver`]: what isolates; [`native`] does it with namespaces, seccomp and limits.
+//! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
 //!   [`address`] says which addresses it may lead to.
@@ -27,6 +28,7 @@ pub mod measurement;
 pub mod messages;
 pub mod native;
 pub mod peer;
+pub mod pool;
 pub mod scrub;
 pub mod supervisor;
 

@@ -2,7 +2,7 @@
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
-//! privileges; an allow-list of system calls; an empty read-only root; no network; no descriptor
+//! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
 //! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
 //!
 //! What it does not do: a class's memory is a limit of address space, not of a cgroup, and there is
@@ -21,6 +21,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -40,6 +41,7 @@ use crate::{
     measurement,
 };
 
+mod landlock;
 mod launch;
 mod order;
 mod seccomp;
@@ -201,6 +203,10 @@ pub struct NativeParked {
 }
 
 impl Parked for NativeParked {
+    fn is_sound(&self) -> bool {
+        !self.process.has_ended()
+    }
+
     async fn run(self, work: Work) -> JobOutcome {
         let outcome = execution::run(self.streams, work).await;
         self.process.end().await;
@@ -220,6 +226,12 @@ impl Process {
         if timeout(wait, self.0.readable()).await.is_err() {
             crate::supervisor::log("a container did not end after SIGKILL");
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        // A process's descriptor becomes readable with its end. What cannot be asked is not used.
+        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
     fn kill(&self) {

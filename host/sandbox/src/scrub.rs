@@ -1,9 +1,9 @@
 //! Whether a secret is in what came back. A tripwire, not a wall: a container that means to hide
 //! the secret can encode it in ways that nobody searches for.
 //!
-//! The search runs while bytes arrive, over the borders of chunks. It reads the stream in five
-//! ways at once (as it is, in lower case, without line breaks, percent-decoded, JSON-unescaped and
-//! then percent-decoded) and looks in each for the plain secret, its base64 and base64url in all
+//! The search runs while bytes arrive, over the borders of chunks. It reads the stream in six ways
+//! at once (as it is, in lower case, without line breaks, percent-decoded, JSON-unescaped, and both
+//! of these one after the other) and looks in each for the plain secret, its base64 and base64url in all
 //! three alignments, and its hex. Decoding the stream instead of encoding the secret catches every
 //! mixture: one byte escaped, all of them, upper-case or lower-case digits.
 //!
@@ -62,7 +62,8 @@ impl Scrubber {
                 View::new(Reading::Lower, &hex),
                 View::new(Reading::Unbroken, &both),
                 View::new(Reading::Percent(Percent::default()), &both),
-                View::new(Reading::Json(Json::default(), Percent::default()), &both),
+                View::new(Reading::Json(Json::default()), &both),
+                View::new(Reading::JsonPercent(Json::default(), Percent::default()), &both),
             ]
         };
         Self { views, seen: false }
@@ -123,7 +124,9 @@ enum Reading {
     Lower,
     Unbroken,
     Percent(Percent),
-    Json(Json, Percent),
+    /// Alone too: a secret with a percent sign may be escaped as JSON and not as a URL.
+    Json(Json),
+    JsonPercent(Json, Percent),
 }
 
 impl Reading {
@@ -137,7 +140,10 @@ impl Reading {
                     percent.push(*byte, &mut |byte| out.push(byte));
                 }
             }
-            Self::Json(json, percent) => {
+            Self::Json(json) => {
+                chunk.iter().for_each(|byte| json.push(*byte, &mut |byte| out.push(byte)));
+            }
+            Self::JsonPercent(json, percent) => {
                 for byte in chunk {
                     json.push(*byte, &mut |byte| percent.push(byte, &mut |byte| out.push(byte)));
                 }
@@ -150,7 +156,8 @@ impl Reading {
         match self {
             Self::Plain | Self::Lower | Self::Unbroken => {}
             Self::Percent(percent) => percent.pending(out),
-            Self::Json(json, percent) => {
+            Self::Json(json) => json.pending(out),
+            Self::JsonPercent(json, percent) => {
                 percent.pending(out);
                 json.pending(out);
             }

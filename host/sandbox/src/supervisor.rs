@@ -27,6 +27,7 @@ use crate::{
         ToSupervisor,
     },
     peer::Terms,
+    pool::Pool,
 };
 
 /// Messages that wait to be taken or written.
@@ -80,8 +81,8 @@ async fn read(
 /// What came of a job, and the connection on which it came.
 type Done = (u64, OutcomeMessage);
 
-struct Supervisor<D, E> {
-    driver: Arc<D>,
+struct Supervisor<D: Driver, E> {
+    pool: Arc<Pool<D>>,
     source: Arc<E>,
     /// Of this life: evidence names it.
     key: ChannelKey,
@@ -98,7 +99,7 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
     fn new(driver: Arc<D>, source: Arc<E>, answers: mpsc::Sender<FromSupervisor>) -> Self {
         let (done, outcomes) = mpsc::channel(EXECUTIONS_AT_ONCE_MAX);
         Self {
-            driver,
+            pool: Arc::new(Pool::new(driver)),
             source,
             key: ChannelKey::generate(&mut UnwrapErr(SysRng)),
             connection: None,
@@ -215,14 +216,14 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
         let Ok(here) = Arc::clone(&self.here).try_acquire_owned() else {
             return log("more jobs came than executions can be open");
         };
-        let (driver, done) = (Arc::clone(&self.driver), self.done.clone());
+        let (pool, done) = (Arc::clone(&self.pool), self.done.clone());
         let running = Arc::clone(&self.running);
         tokio::spawn(async move {
             let Ok(running) = running.acquire_owned().await else { return };
             let JobMessage { execution, jti, job } = message;
             let outcome = match Work::new(job) {
                 None => execution::not_run(),
-                Some(work) => run(&*driver, &execution, work).await,
+                Some(work) => run(&pool, &execution, work).await,
             };
             drop(running);
             // Nobody waits any more if this fails: the supervisor ends.
@@ -232,8 +233,12 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
     }
 }
 
-async fn run<D: Driver>(driver: &D, execution: &impl std::fmt::Display, work: Work) -> JobOutcome {
-    match driver.prepare(work.class()).await {
+async fn run<D: Driver>(
+    pool: &Pool<D>,
+    execution: &impl std::fmt::Display,
+    work: Work,
+) -> JobOutcome {
+    match pool.take(work.class()).await {
         Ok(parked) => parked.run(work).await,
         Err(error) => {
             log(&format!("execution {execution}: {error}"));

@@ -10,6 +10,7 @@ use common::{
     enclave::Lost,
     kill, until,
     upstream::{Identity, Upstream},
+    waiting,
 };
 use toani_protocol::{
     canonical::{self, Json},
@@ -41,7 +42,7 @@ async fn the_credential_arrives_where_the_plan_says() {
         assert!(upstream.last_request().contains(expected));
     }
     assert_eq!(upstream.count(), 4);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -174,7 +175,7 @@ async fn each_bad_answer_is_a_definite_end() {
         assert!(outcome.connected && !outcome.secret_seen, "{path}");
     }
     assert_eq!(upstream.count(), 8);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -186,7 +187,7 @@ async fn too_slow_is_timed_out() {
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::TimedOut);
     assert!(outcome.connected);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -232,17 +233,17 @@ async fn a_killed_connector_is_a_definite_end() {
     let plan = upstream.plan("/slow", Some(Injection::Bearer));
     let killed = async {
         until("the request arrives", || upstream.count() == 1).await;
-        let launcher = bench.launcher();
-        let containers = children_of(launcher);
-        assert_eq!(containers.len(), 1);
-        kill(containers[0]);
+        bench.containers(waiting(2) + 1).await.into_iter().for_each(kill);
+        bench.containers(0).await;
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, SECRET), killed);
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);
     assert!(outcome.connected, "the upstream may have acted");
-    bench.containers_end().await;
-    // The next one is not touched by it.
-    assert_eq!(bench.run(&upstream.plan("/ok", None), b"").await.end, ok());
+    // The next ones are not touched by it, though those that waited have died too.
+    for _ in 0..waiting(1) {
+        assert_eq!(bench.run(&upstream.plan("/ok", None), b"").await.end, ok());
+    }
+    bench.containers(waiting(1)).await;
 }
 
 #[tokio::test]
@@ -294,7 +295,7 @@ async fn many_run_at_once() {
         assert_eq!(run.await.unwrap().end, ok());
     }
     assert_eq!(upstream.count(), 64);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]

@@ -11,10 +11,11 @@ use std::{
 };
 
 use common::{
-    Bench, children_of, connector,
+    Bench, connector,
     enclave::{self, authority},
     paths, probe, status, until,
     upstream::Upstream,
+    waiting,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use toani_protocol::{job::JobEnd, plan::Plan};
@@ -111,7 +112,7 @@ async fn the_probe_can_do_nothing() {
     let upstream = Upstream::start().await;
     let bench = Bench::new(paths(probe())).await;
     expect_isolated(probed(&bench, &upstream).await);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -125,19 +126,20 @@ async fn a_container_is_what_it_should_be_from_outside() {
         // It spins once it has connected.
         let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
         until("the probe connects", arrived).await;
-        let containers = children_of(bench.launcher());
-        assert_eq!(containers.len(), 1);
-        if is_root() {
-            expect_nobody(containers[0], "65534");
-            expect_apart(containers[0]);
-        } else {
-            let own = rustix::process::geteuid().as_raw().to_string();
-            expect_nobody(containers[0], &own);
+        // Those that wait are as isolated as the one that runs.
+        for container in bench.containers(waiting(2) + 1).await {
+            if is_root() {
+                expect_nobody(container, "65534");
+                expect_apart(container);
+            } else {
+                let own = rustix::process::geteuid().as_raw().to_string();
+                expect_nobody(container, &own);
+            }
         }
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, b"hang"), looked);
     assert_eq!(outcome.end, JobEnd::TimedOut, "a reply is one that ends");
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -227,7 +229,7 @@ async fn it_isolates_for_an_ordinary_user_too() {
     assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
     let upstream = Upstream::start().await;
     expect_isolated(probed(&bench, &upstream).await);
-    bench.containers_end().await;
+    bench.containers(waiting(2)).await;
 }
 
 async fn cannot_start(paths: &SupervisorPaths) -> String {

@@ -72,12 +72,33 @@ impl DataFolder {
         self.0.path.join("store.sqlite")
     }
 
-    /// Keeps the sealed root, durably, mode 0600. There is one in an instance's life.
+    /// Keeps the sealed root of an instance that was born, durably, mode 0600.
     pub fn put_root(&self, sealed: &[u8]) -> Result<(), FolderError> {
         let path = self.0.path.join(ROOT);
         if path.exists() {
             return Err(FolderError::RootExists(self.0.path.clone()));
         }
+        self.write_root(&path, sealed)
+    }
+
+    /// Keeps the sealed root that came by the hand-over of this counter. If the one before lies
+    /// here, it stays aside: its enclave may have to give the root once more.
+    pub fn take_root(&self, sealed: &[u8], counter: u64) -> Result<(), FolderError> {
+        let path = self.0.path.join(ROOT);
+        let before = self.0.path.join(format!("{ROOT}.before-{counter}"));
+        // Linked, not moved: at no moment is there none. A second try keeps the first one's link.
+        match fs::hard_link(&path, &before) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) => {}
+            linked => linked.map_err(at("write", &before))?,
+        }
+        self.write_root(&path, sealed)
+    }
+
+    fn write_root(&self, path: &Path, sealed: &[u8]) -> Result<(), FolderError> {
         let temporary = self.0.path.join("root.new");
         let write = || {
             let mut file = OpenOptions::new()
@@ -88,10 +109,10 @@ impl DataFolder {
                 .open(&temporary)?;
             file.write_all(sealed)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)?;
+            fs::rename(&temporary, path)?;
             File::open(&self.0.path)?.sync_all()
         };
-        write().map_err(at("write", &path))
+        write().map_err(at("write", path))
     }
 
     /// The sealed root, if the instance was born here.
@@ -140,5 +161,19 @@ mod tests {
         assert!(matches!(data.put_root(b"other"), Err(FolderError::RootExists(_))));
         let mode = fs::metadata(folder.path().join(ROOT)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_root_that_is_taken_leaves_the_one_before_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let aside = |counter: u64| fs::read(folder.path().join(format!("{ROOT}.before-{counter}")));
+        data.take_root(b"first", 1).unwrap();
+        assert!(aside(1).is_err(), "there was none");
+        for _ in 0..2 {
+            data.take_root(b"second", 2).unwrap();
+            assert_eq!(data.root().unwrap().as_deref(), Some(&b"second"[..]));
+            assert_eq!(aside(2).unwrap(), b"first", "also after a second try");
+        }
     }
 }

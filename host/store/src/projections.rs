@@ -53,6 +53,7 @@ pub(crate) fn project(connection: &Connection, record: &Record) -> Result<(), St
             }
             RecordKind::Birth
             | RecordKind::Boot
+            | RecordKind::HandedOver
             | RecordKind::Admission
             | RecordKind::Sandbox
             | RecordKind::AgentRevoked

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use rand_core::CryptoRng;
-use toani_attestation::{Evidence, roots, sgx};
+use toani_attestation::{Evidence, SgxVerdict, roots, sgx};
 use toani_audit::chain::Links;
 use toani_policy::VerifiedPolicy;
 use toani_protocol::{
@@ -16,15 +16,17 @@ use toani_protocol::{
     policy::Policy,
     record::{About, Outcome, Record, RecordKind},
     sign::Signed,
-    wire::{self, Effect},
+    wire::{self, Answer, Effect},
 };
 
 use crate::{
     chain::{Chain, Standing},
-    keys::{Keys, Root, random},
+    hand_over::{self, Allowed, Giver},
+    keys::{Keys, random},
     life::Life,
     platform::{OwnReport, Platform},
     ready::{Ready, Turn, record_field},
+    root::Root,
     salts,
     state::{CollateralNumbers, SealedField, State},
     vault::StoredCredential,
@@ -75,9 +77,23 @@ pub(crate) fn begin(
     Proving::new(platform, root, manifest, instance, target, None, rng)
 }
 
-fn read_manifest(bytes: &[u8]) -> Result<(Manifest, Hash), Reason> {
+pub(crate) fn read_manifest(bytes: &[u8]) -> Result<(Manifest, Hash), Reason> {
     let manifest = Manifest::decode(bytes).map_err(|_| Reason::DocumentMalformed)?;
     Ok((manifest, Manifest::id_of(bytes)))
+}
+
+/// What an enclave's evidence says, if it holds under the manifest and vouches for this.
+pub(crate) fn proven(
+    evidence: &[u8],
+    manifest: &Manifest,
+    report_data: &ReportData,
+    now: Time,
+) -> Result<SgxVerdict, Reason> {
+    let refused = Reason::EvidenceRefused;
+    let Ok(Evidence::Sgx(evidence)) = Evidence::decode(evidence) else { return Err(refused) };
+    let (roots, policy) = (&manifest.sgx_roots, &manifest.sgx_policy);
+    let verdict = sgx::verify(&evidence, roots, policy, now).map_err(|_| refused)?;
+    if verdict.report_data == *report_data { Ok(verdict) } else { Err(refused) }
 }
 
 impl Proving {
@@ -102,21 +118,12 @@ impl Proving {
 
     /// Verifies this very boot's evidence: its own code, its own keys, under the manifest's roots.
     pub(crate) fn verify(&self, evidence: &[u8], now: Time) -> Result<Proof, Reason> {
-        let Ok(Evidence::Sgx(evidence)) = Evidence::decode(evidence) else {
-            return Err(Reason::EvidenceRefused);
-        };
-        let (roots, policy) = (&self.manifest.sgx_roots, &self.manifest.sgx_policy);
-        let verdict =
-            sgx::verify(&evidence, roots, policy, now).map_err(|_| Reason::EvidenceRefused)?;
-        if verdict.mrenclave != self.mrenclave || verdict.report_data != self.report_data {
+        let verdict = proven(evidence, &self.manifest, &self.report_data, now)?;
+        if verdict.mrenclave != self.mrenclave {
             return Err(Reason::EvidenceRefused);
         }
-        let collateral = CollateralNumbers {
-            tcb_evaluation: verdict.tcb_eval_data_number,
-            root_crl: verdict.root_crl_number,
-            pck_crl: verdict.pck_crl_number,
-        };
-        Ok(Proof { tee: roots::tee_of(&verdict.root), collateral })
+        let (tee, collateral) = (roots::tee_of(&verdict.root), CollateralNumbers::of(&verdict));
+        Ok(Proof { tee, collateral })
     }
 
     /// The way on, and at birth the sealed root.
@@ -253,8 +260,53 @@ impl Replaying {
         }
     }
 
-    /// Begins the boot: writes its record, and ends the executions that the boot before left open.
+    /// Begins the boot, unless the instance goes on elsewhere.
     pub(crate) fn start(
+        self,
+        salts: &[(TenantId, Vec<u8>)],
+        now: Time,
+        rng: &mut dyn CryptoRng,
+        out: &mut Vec<Effect>,
+    ) -> Result<Ready, Reason> {
+        if self.state.hand_overs > self.keys.root.hand_overs {
+            return Err(Reason::HandedOver);
+        }
+        self.begin(salts, now, rng, out)
+    }
+
+    /// What allows this enclave to give its root away, if it does.
+    pub(crate) fn allows(
+        &self,
+        statement: &[u8],
+        request: &[u8],
+        now: Time,
+    ) -> Result<Allowed, Reason> {
+        if !self.ended {
+            return Err(Reason::NotReady);
+        }
+        let Self { manifest, instance, mrenclave, state, .. } = self;
+        let (hand_overs, collateral) = (state.hand_overs, state.collateral);
+        let now = now.max(self.links.time());
+        let giver = Giver { manifest, instance, mrenclave, hand_overs, collateral, now };
+        giver.check(statement, request)
+    }
+
+    /// Begins a boot that gives the root away and does nothing else.
+    pub(crate) fn give(
+        self,
+        allowed: Allowed,
+        now: Time,
+        rng: &mut dyn CryptoRng,
+        out: &mut Vec<Effect>,
+    ) -> Result<(Ready, Answer), Reason> {
+        let mut ready = self.begin(&[], now, rng, out)?;
+        let now = ready.chain.time(now);
+        let answer = hand_over::give(&mut Turn { ready: &mut ready, now, rng, out }, allowed)?;
+        Ok((ready, answer))
+    }
+
+    /// Writes the boot's record, and ends the executions that the boot before left open.
+    fn begin(
         self,
         salts: &[(TenantId, Vec<u8>)],
         now: Time,
@@ -263,6 +315,10 @@ impl Replaying {
     ) -> Result<Ready, Reason> {
         if !self.ended {
             return Err(Reason::NotReady);
+        }
+        // A log that does not know of the hand-over that the root came by is not the whole log.
+        if self.state.hand_overs < self.keys.root.hand_overs {
+            return Err(Reason::LogUnavailable);
         }
         if !self.proof.collateral.reaches(self.state.collateral) {
             return Err(Reason::EvidenceRefused);

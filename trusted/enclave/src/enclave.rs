@@ -12,7 +12,7 @@ use toani_protocol::{
 use crate::{
     actions, admin, approvals, asked,
     boot::{self, Proving, Replaying},
-    channel, finish,
+    channel, finish, hand_over,
     life::Endorsement,
     platform::Platform,
     ready::{Ready, Turn},
@@ -42,6 +42,21 @@ enum Phase {
     Proving(Box<Proving>),
     Replaying(Box<Replaying>),
     Ready(Box<Ready>),
+    /// The root was given away: nothing is left but to hear that the record is durable.
+    Given(Box<Ready>),
+}
+
+impl Phase {
+    /// Takes what replays, to go on from it; a call that fails then ends this life.
+    fn take_replaying(&mut self) -> Result<Box<Replaying>, Reason> {
+        match core::mem::replace(self, Self::Cold) {
+            Self::Replaying(replaying) => Ok(replaying),
+            other => {
+                *self = other;
+                Err(Reason::NotReady)
+            }
+        }
+    }
 }
 
 /// A call whose checks are done. Only [`Enclave::apply`] can do something with it.
@@ -153,7 +168,10 @@ impl Enclave {
             | Command::Replay { .. }
             | Command::ReplayEnd
             | Command::Blobs { .. }
-            | Command::Start { .. } => Work::Boot(command),
+            | Command::Start { .. }
+            | Command::AskRoot { .. }
+            | Command::GiveRoot { .. }
+            | Command::TakeRoot { .. } => Work::Boot(command),
         })
     }
 
@@ -233,12 +251,22 @@ impl Enclave {
             (Phase::Replaying(replaying), Command::Blobs { blobs }) => {
                 replaying.attach(&blobs).map(|()| Answer::Done)
             }
+            (Phase::Replaying(replaying), Command::GiveRoot { statement, request }) => {
+                let allowed = replaying.allows(&statement, &request, now)?;
+                let replaying = self.phase.take_replaying()?;
+                let (ready, answer) = replaying.give(allowed, now, rng, out)?;
+                self.phase = Phase::Given(Box::new(ready));
+                Ok(answer)
+            }
+            (Phase::Given(ready), Command::Durable { size }) => ready.durable(size),
+            (Phase::Cold, Command::AskRoot { manifest, target }) => {
+                hand_over::ask(platform, &manifest, &target, rng)
+            }
+            (Phase::Cold, Command::TakeRoot { manifest, sealed_key, package }) => {
+                hand_over::take(platform, &manifest, &sealed_key, &package, now, rng)
+            }
             (Phase::Replaying(_), Command::Start { salts }) => {
-                let Phase::Replaying(replaying) = core::mem::replace(&mut self.phase, Phase::Cold)
-                else {
-                    return Err(Reason::NotReady);
-                };
-                let ready = replaying.start(&salts, now, rng, out)?;
+                let ready = self.phase.take_replaying()?.start(&salts, now, rng, out)?;
                 let facts = ready.facts();
                 self.phase = Phase::Ready(Box::new(ready));
                 Ok(Answer::Started(facts))

@@ -20,18 +20,24 @@ use aes_gcm::{
 use ed25519_dalek::SigningKey;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
-use hpke::{Deserializable, Kem, kem::X25519HkdfSha256};
+use hpke::{
+    Deserializable, Kem, OpModeR,
+    aead::{AeadTag, AesGcm256 as HpkeAead},
+    kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
+    setup_receiver,
+};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use toani_protocol::{
-    BootId, Hash, Reason, TenantId, canonical::CanonicalError, evidence::BootKeys, sign::PublicKey,
+    BootId, Hash, Reason, canonical::CanonicalError, evidence::BootKeys, sign::PublicKey,
     wire::WireError,
 };
 use toani_tls::ChannelKey;
 
 use crate::{
-    platform::{OwnReport, Platform, SealingKey},
+    root::Root,
     secret::{Guarded, Secret},
 };
 
@@ -136,102 +142,31 @@ pub(crate) fn decrypt(
     Ok(out)
 }
 
-/// L1, and the instance that it is the root of.
-#[derive(Debug)]
-pub(crate) struct Root {
-    key: Secret<32>,
-    instance: Hash,
+/// A private key of HPKE: X25519.
+pub(crate) type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
+
+/// Opens what was sealed to a key (RFC 9180, base mode), into `out`, which is as long as the
+/// plaintext.
+pub(crate) fn open_sealed(
+    private: &PrivateKey,
+    encapsulated: &[u8],
+    info: &[u8],
+    aad: &[u8],
+    sealed: &[u8],
+    out: &mut [u8],
+) -> Result<(), CryptoError> {
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated)?;
+    let mut context = setup_receiver::<HpkeAead, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        private,
+        &encapsulated,
+        info,
+    )?;
+    let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
+    let buffer = InOutBuf::new(body, out).map_err(|_| CryptoError)?;
+    context.open_inout_detached(buffer, aad, &AeadTag::<HpkeAead>::from_bytes(tag)?)?;
+    Ok(())
 }
-
-/// L1 wrapped under L0.
-#[derive(Serialize, Deserialize)]
-struct SealedRoot {
-    format: u8,
-    epoch: u32,
-    sealing: SealingKey,
-    nonce: [u8; NONCE_BYTES],
-    ciphertext: Vec<u8>,
-}
-
-/// L1's epoch: it grows with every new root of one instance, which there is none of yet.
-const EPOCH: u32 = 1;
-
-impl Root {
-    /// A new root.
-    pub(crate) fn born(instance: Hash, rng: &mut dyn CryptoRng) -> Self {
-        Self { key: Secret::filled(|bytes| rng.fill_bytes(bytes)), instance }
-    }
-
-    /// Wraps under L0. The manifest's hash is in the AAD: under another manifest it does not open.
-    pub(crate) fn seal(
-        &self,
-        platform: &dyn Platform,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Vec<u8>, CryptoError> {
-        let sealing = SealingKey::new(&OwnReport::of(platform), rng);
-        let l0 = sealing.derive(platform)?;
-        let nonce = random(rng);
-        let aad = root_aad(&self.instance, EPOCH);
-        let ciphertext = encrypt(l0.bytes(), &nonce, &aad, self.key.bytes())?;
-        let sealed = SealedRoot { format: 1, epoch: EPOCH, sealing, nonce, ciphertext };
-        Ok(postcard::to_allocvec(&sealed)?)
-    }
-
-    /// Opens a wrapped root under this manifest.
-    pub(crate) fn open(
-        platform: &dyn Platform,
-        instance: Hash,
-        sealed: &[u8],
-    ) -> Result<Self, CryptoError> {
-        let sealed: SealedRoot = postcard::from_bytes(sealed)?;
-        if sealed.format != 1 || sealed.epoch != EPOCH {
-            return Err(CryptoError);
-        }
-        let aad = root_aad(&instance, sealed.epoch);
-        let mut key = Secret::zeroed();
-        let l0 = sealed.sealing.derive(platform)?;
-        decrypt_into(l0.bytes(), &sealed.nonce, &aad, &sealed.ciphertext, key.bytes_mut())?;
-        Ok(Self { key, instance })
-    }
-
-    fn derive<const N: usize>(
-        &self,
-        purpose: &str,
-        parts: &[&[u8]],
-    ) -> Result<Secret<N>, CryptoError> {
-        let mut info: Vec<&[u8]> = alloc::vec![purpose.as_bytes(), self.instance.as_bytes()];
-        info.extend_from_slice(parts);
-        derive(self.key.bytes(), b"", &info)
-    }
-
-    /// L2: one part of a tenant's vault.
-    pub(crate) fn vault(
-        &self,
-        tenant: &TenantId,
-        namespace: &str,
-    ) -> Result<Secret<32>, CryptoError> {
-        let parts: [&[u8]; 3] =
-            [tenant.as_str().as_bytes(), namespace.as_bytes(), &EPOCH.to_be_bytes()];
-        self.derive("toani/v1/l2", &parts)
-    }
-
-    /// Wraps a tenant's salts: under the L2 of the empty namespace, which no credential can have.
-    pub(crate) fn salts(&self, tenant: &TenantId) -> Result<Secret<32>, CryptoError> {
-        derive(self.vault(tenant, "")?.bytes(), b"", &[b"toani/v1/salts"])
-    }
-
-    /// Seals what one boot gives to the host to keep.
-    pub(crate) fn boot_seal(&self, boot: &BootId) -> Result<Secret<32>, CryptoError> {
-        self.derive("toani/v1/seal", &[boot.as_str().as_bytes()])
-    }
-}
-
-fn root_aad(instance: &Hash, epoch: u32) -> Vec<u8> {
-    fields(&[b"toani/v1/root", instance.as_bytes(), &epoch.to_be_bytes()])
-}
-
-/// The intake key: credentials are sealed to it.
-pub(crate) type IntakeKey = <X25519HkdfSha256 as Kem>::PrivateKey;
 
 /// The keys of one boot.
 #[derive(Debug)]
@@ -259,8 +194,7 @@ impl Keys {
         measurement: Hash,
         rng: &mut dyn CryptoRng,
     ) -> Result<Self, CryptoError> {
-        let chain_seed: Secret<32> = root.derive("toani/v1/chain", &[])?;
-        let chain = Guarded::new(SigningKey::from_bytes(chain_seed.bytes()));
+        let chain = root.chain()?;
         let chain_public = PublicKey::of(&chain);
         let seed: Secret<32> = root.derive("toani/v1/intake", &[])?;
         let (private, public) = X25519HkdfSha256::derive_keypair(seed.bytes());
@@ -290,8 +224,8 @@ impl Keys {
         BootKeys { chain: *chain_public, intake: *intake_public, channel: channel.spki_hash() }
     }
 
-    pub(crate) fn intake_private(&self) -> Result<IntakeKey, CryptoError> {
-        Ok(IntakeKey::from_bytes(self.intake.bytes())?)
+    pub(crate) fn intake_private(&self) -> Result<PrivateKey, CryptoError> {
+        Ok(PrivateKey::from_bytes(self.intake.bytes())?)
     }
 
     /// A keyed hash: tells the host nothing about what was hashed.

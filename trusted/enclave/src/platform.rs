@@ -3,12 +3,14 @@
 //! Sealing gives L0: EGETKEY's 128 bits for this very MRENCLAVE on this very processor, stretched
 //! by HKDF. A report says what runs, for the quoting enclave to sign.
 
+use alloc::vec::Vec;
+
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use toani_protocol::Hash;
 
 use crate::{
-    keys::{self, CryptoError},
+    keys::{self, CryptoError, NONCE_BYTES},
     secret::Secret,
 };
 
@@ -68,6 +70,38 @@ impl SealingKey {
         put(&mut request, 40, &self.key_id);
         put(&mut request, 72, &u32::MAX.to_le_bytes());
         request
+    }
+}
+
+/// 32 secret bytes, wrapped under L0.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wrapped {
+    sealing: SealingKey,
+    nonce: [u8; NONCE_BYTES],
+    ciphertext: Vec<u8>,
+}
+
+impl Wrapped {
+    pub(crate) fn seal(
+        platform: &dyn Platform,
+        secret: &Secret<32>,
+        aad: &[u8],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Self, CryptoError> {
+        let sealing = SealingKey::new(&OwnReport::of(platform), rng);
+        let (l0, nonce) = (sealing.derive(platform)?, keys::random(rng));
+        let ciphertext = keys::encrypt(l0.bytes(), &nonce, aad, secret.bytes())?;
+        Ok(Self { sealing, nonce, ciphertext })
+    }
+
+    pub(crate) fn open(
+        &self,
+        platform: &dyn Platform,
+        aad: &[u8],
+    ) -> Result<Secret<32>, CryptoError> {
+        let (l0, mut secret) = (self.sealing.derive(platform)?, Secret::zeroed());
+        keys::decrypt_into(l0.bytes(), &self.nonce, aad, &self.ciphertext, secret.bytes_mut())?;
+        Ok(secret)
     }
 }
 

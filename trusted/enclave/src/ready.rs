@@ -185,6 +185,7 @@ impl Ready {
             admission: self.standing.admission,
             admission_version: self.state.admission.as_ref().map_or(0, |list| list.version()),
             sandbox: self.sandbox().map(AttestedPeer::level),
+            hand_overs: self.state.hand_overs,
             size: self.chain.size(),
             durable: self.chain.durable_size(),
             open_executions: count(self.state.open.len()),

@@ -14,8 +14,9 @@ use toani_protocol::{
 };
 
 use crate::{
-    keys::{self, CryptoError, NONCE_BYTES, Root},
+    keys::{self, CryptoError, NONCE_BYTES},
     ready::{Ready, Turn},
+    root::Root,
     secret::Secret,
     state::State,
 };

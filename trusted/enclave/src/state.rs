@@ -11,6 +11,7 @@ use alloc::{
 };
 
 use serde::{Deserialize, Serialize};
+use toani_attestation::SgxVerdict;
 use toani_policy::{QuotaKey, QuotaUse, Usage, VerifiedPolicy, Window};
 use toani_protocol::{
     ActionId, AgentId, CredentialId, ExecutionId, Hash, Namespace, PolicyId, Reason, TenantId,
@@ -51,6 +52,14 @@ pub(crate) struct CollateralNumbers {
 }
 
 impl CollateralNumbers {
+    pub(crate) fn of(verdict: &SgxVerdict) -> Self {
+        Self {
+            tcb_evaluation: verdict.tcb_eval_data_number,
+            root_crl: verdict.root_crl_number,
+            pck_crl: verdict.pck_crl_number,
+        }
+    }
+
     fn max(self, other: Self) -> Self {
         Self {
             tcb_evaluation: self.tcb_evaluation.max(other.tcb_evaluation),
@@ -92,6 +101,8 @@ pub(crate) struct State {
     used_order: VecDeque<(Time, Hash)>,
     quotas: BTreeMap<QuotaKey, (QuotaWindow, Window)>,
     swept_at: Time,
+    /// Counter of the last hand-over.
+    pub(crate) hand_overs: u64,
     /// The newest that any boot was proven by.
     pub(crate) collateral: CollateralNumbers,
 }
@@ -242,6 +253,11 @@ impl State {
                 }
                 self.left.append(&mut self.pending);
                 self.left.retain(|_, left| !left.is_over(record.time));
+            }
+            RecordKind::HandedOver => {
+                let next = self.hand_overs.checked_add(1);
+                self.hand_overs =
+                    next.filter(|next| about.count == Some(*next)).ok_or(FoldError)?;
             }
             // These tell of what a boot does; nothing of it outlives the boot.
             RecordKind::Birth

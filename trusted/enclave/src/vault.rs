@@ -3,14 +3,6 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use hpke::{
-    Deserializable, OpModeR,
-    aead::{AeadTag, AesGcm256},
-    inout::InOutBuf,
-    kdf::HkdfSha256,
-    kem::X25519HkdfSha256,
-    setup_receiver,
-};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -98,20 +90,11 @@ fn open_intake(
     sealed: &SealedCredential,
     header: &[u8],
 ) -> Result<Plaintext, CryptoError> {
-    let private = keys.intake_private()?;
-    let encapsulated =
-        <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated.0)?;
-    let mut context = setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Base,
-        &private,
-        &encapsulated,
-        INTAKE_INFO,
-    )?;
-    let (body, tag) = sealed.ciphertext.0.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
-    let tag = AeadTag::<AesGcm256>::from_bytes(tag)?;
-    let mut plaintext = Plaintext::sized(body.len())?;
-    let buffer = InOutBuf::new(body, plaintext.bytes_mut()).map_err(|_| CryptoError)?;
-    context.open_inout_detached(buffer, header, &tag)?;
+    let (private, ciphertext) = (keys.intake_private()?, &sealed.ciphertext.0);
+    let length = ciphertext.len().checked_sub(TAG_BYTES).ok_or(CryptoError)?;
+    let mut plaintext = Plaintext::sized(length)?;
+    let out = plaintext.bytes_mut();
+    keys::open_sealed(&private, &sealed.encapsulated.0, INTAKE_INFO, header, ciphertext, out)?;
     if plaintext.length == 0 { Err(CryptoError) } else { Ok(plaintext) }
 }
 

@@ -78,6 +78,7 @@ fn canonical_json() {
 fn labels_and_hashes() {
     let labels = [
         Label::Admission,
+        Label::HandOver,
         Label::Policy,
         Label::PolicyKey,
         Label::Credential,

@@ -12,6 +12,8 @@ use crate::{ids::Hash, sign::PublicKey, text::names};
 /// Vouches for the keys of one boot.
 const REPORT_DATA: &str = "toani/v1/report-data";
 const BOOT_KEYS: &str = "toani/v1/boot-keys";
+/// Vouches for the key that an instance's root is asked to be sealed to.
+const ROOT_REQUEST_REPORT_DATA: &str = "toani/v1/root-request-report-data";
 /// Vouches for one end of one channel.
 const CHANNEL_REPORT_DATA: &str = "toani/v1/channel-report-data";
 
@@ -46,6 +48,12 @@ pub fn report_data(role: Role, manifest: &Hash, boot: &str, keys: &Hash) -> Repo
 /// channel key, which is made anew with each life and so names it; there is no boot beside it.
 pub fn sandbox_report_data(manifest: &Hash, key: &Hash) -> ReportData {
     report_data(Role::Sandbox, manifest, "", key)
+}
+
+/// Report data of an enclave that asks for the root of an instance: `key` is the X25519 key that it
+/// is to be sealed to.
+pub fn root_request_report_data(manifest: &Hash, key: &[u8; 32]) -> ReportData {
+    digest(ROOT_REQUEST_REPORT_DATA, &[manifest.as_bytes(), key])
 }
 
 /// The public keys of an enclave's boot, which its evidence vouches for together.
@@ -130,6 +138,9 @@ mod tests {
     const SANDBOX_CHANNEL_VECTOR: &str = "e9927f3e297b3d0728bc7a64cb5b8efab57c7ea81ecc6b279a75eb1710d569c2\
         28fcf8579b9911acfe6b1e157d8f7018757a5a96e51275f216f691d61dc3fa40";
 
+    const ROOT_REQUEST_VECTOR: &str = "07bbbf95ca058c6a52fc56eebf5b430cb32ade3738299f179cf78fc97f1ff036\
+        5bbaa3869041d2cbe5e7385fca25bdeaedacab9707db76125a68a3b9f3157254";
+
     fn hash(byte: u8) -> Hash {
         Hash::new([byte; 32])
     }
@@ -140,6 +151,12 @@ mod tests {
         assert_eq!(HEXLOWER.encode(&data), BOOT_VECTOR);
         let sandbox = report_data(Role::Sandbox, &hash(1), "boot_a", &hash(2));
         assert_eq!(HEXLOWER.encode(&sandbox), SANDBOX_BOOT_VECTOR);
+    }
+
+    #[test]
+    fn vector_of_a_request_for_a_root() {
+        let data = root_request_report_data(&hash(1), &[2; 32]);
+        assert_eq!(HEXLOWER.encode(&data), ROOT_REQUEST_VECTOR);
     }
 
     #[test]

@@ -118,6 +118,15 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Whether enough operators have signed.
+    pub fn verify<T: Serialize>(
+        &self,
+        label: Label,
+        signed: &Signed<T>,
+    ) -> Result<(), SignatureError> {
+        signed.verify(label, &self.operators, usize::from(self.quorum))
+    }
+
     /// The instance's id: the hash of the canonical manifest.
     pub fn id_of(bytes: &[u8]) -> Hash {
         Hash::of_labelled("toani/v1/manifest", bytes)
@@ -253,7 +262,7 @@ impl VerifiedAdmission {
         instance: Hash,
     ) -> Result<Self, AdmissionError> {
         let signed: Signed<AdmissionList> = canonical::decode(bytes, DOCUMENT_BYTES_MAX)?;
-        signed.verify(Label::Admission, &manifest.operators, usize::from(manifest.quorum))?;
+        manifest.verify(Label::Admission, &signed)?;
         if signed.payload.instance != instance {
             return Err(AdmissionError::Instance);
         }

@@ -25,6 +25,7 @@ pub mod canonical;
 pub mod credential;
 pub mod disclosure;
 pub mod evidence;
+pub mod hand_over;
 pub mod ids;
 pub mod instance;
 pub mod job;

@@ -112,6 +112,8 @@ reasons! {
     PolicyAgentTaken = "policy_agent_taken", Conflict, "An agent of this policy stands in another active policy of the tenant; an agent stands in exactly one.";
     EvidenceRefused = "evidence_refused", Identity, "The evidence does not hold: check the manifest's roots and TCB policy, the age of the collateral, and the clock; `toani attestation verify` names the place.";
     RootUnopened = "root_unopened", Identity, "The sealed root does not open: it was sealed on another machine (--machine names a simulated one), by another image, or under another manifest; a hand-over moves it.";
+    HandOverRefused = "hand_over_refused", Identity, "The hand-over is not for this enclave, this request or this moment: the statement names from, to, least ISVSVN, key, expiry and the next counter; `toani hand-over ask` and `sign` make new ones.";
+    HandedOver = "handed_over", Conflict, "The instance was handed over: it goes on where its root was taken (`toani hand-over take`), and here only a hand-over with the next counter is left.";
     CredentialEnvelope = "credential_envelope", Caller, "The sealed credential does not open: it was sealed for another instance, or altered.";
     SandboxNotAdmitted = "sandbox_not_admitted", Identity, "The admission list does not name this sandbox's measurement; sign and activate a list that does.";
     SandboxUnavailable = "sandbox_unavailable", Plane, "No sandbox is connected; see `toani status`.";

@@ -136,6 +136,9 @@ names! {
         Birth = "birth",
         /// The enclave began a life.
         Boot = "boot",
+        /// The root was given away. Nothing follows but another boot: the one that has taken it, or
+        /// the one that gives it again.
+        HandedOver = "handed_over",
         /// An admission list was activated.
         Admission = "admission",
         /// A sandbox was connected.
@@ -230,7 +233,7 @@ about! {
     outcome: Outcome,
     /// Why something was refused, denied or ended.
     reason: Reason,
-    /// How many refusals one record stands for.
+    /// How many refusals one record stands for; of a hand-over, its counter.
     count: u64,
     /// Days since 1970-01-01.
     day: u64,
@@ -238,8 +241,8 @@ about! {
     assurance: Assurance,
     /// The supervisor's measurement.
     sandbox: Hash,
-    /// Hash of the document, sealed credential, statement or result that this record is about; of a
-    /// boot, of its channel key.
+    /// Hash of the document, sealed credential, statement, result or root package that this record
+    /// is about; of a boot, of its channel key.
     blob: Hash,
     /// A public key that this record is about.
     key: PublicKey,

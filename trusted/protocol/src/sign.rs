@@ -18,6 +18,7 @@ names! {
     /// never one of another.
     Label {
         Admission = "toani/v1/admission",
+        HandOver = "toani/v1/hand-over",
         Policy = "toani/v1/policy",
         PolicyKey = "toani/v1/policy-key",
         Credential = "toani/v1/credential",

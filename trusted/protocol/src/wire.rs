@@ -55,6 +55,14 @@ pub enum Command {
     },
     /// Wrapped salts of today, as [`Effect::PutSalt`] gave them. Answer: [`Answer::Started`].
     Start { salts: Vec<(TenantId, Vec<u8>)> },
+    /// Asks for the root of an instance that lives elsewhere. Answer: [`Answer::RootAsked`].
+    AskRoot { manifest: Vec<u8>, target: Vec<u8> },
+    /// Instead of [`Command::Start`]: gives the root away, by a canonical `Signed<HandOver>` and
+    /// the `RootRequest` that it names. Answer: [`Answer::RootGiven`]; this boot does nothing more.
+    GiveRoot { statement: Vec<u8>, request: Vec<u8> },
+    /// Takes a canonical `RootPackage`, with the sealed key of [`Answer::RootAsked`].
+    /// Answer: [`Answer::Born`].
+    TakeRoot { manifest: Vec<u8>, sealed_key: Vec<u8>, package: Vec<u8> },
 
     /// A canonical `Signed<AdmissionList>`.
     Admit { admission: Vec<u8> },
@@ -198,6 +206,11 @@ pub enum Answer {
     Report { report: Vec<u8> },
     /// L1, wrapped for this platform, for [`Command::Boot`].
     Born { sealed_root: Vec<u8> },
+    /// The key that a root is to be sealed to, a report that vouches for it, and its private part,
+    /// wrapped for this platform.
+    RootAsked { key: [u8; 32], report: Vec<u8>, sealed_key: Vec<u8> },
+    /// A canonical `RootPackage`, which may go out once its record is durable.
+    RootGiven { package: Vec<u8> },
     /// Hashes of the documents for [`Command::Blobs`].
     Needs { blobs: Vec<Hash> },
     /// The boot is over.
@@ -313,6 +326,8 @@ pub struct Facts {
     pub admission_version: u64,
     /// Level of the sandbox that is connected.
     pub sandbox: Option<crate::assurance::SandboxLevel>,
+    /// Counter of the last hand-over; 0 before the first.
+    pub hand_overs: u64,
     /// Records signed.
     pub size: u64,
     /// Of these, known to be durable.

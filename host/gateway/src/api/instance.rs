@@ -52,6 +52,7 @@ pub(crate) fn view(plane: &Plane, facts: Facts) -> Result<InstanceView, Problem>
         log_origin,
         admission: facts.admission.to_string(),
         admission_version: facts.admission_version,
+        hand_overs: facts.hand_overs,
         sandbox: facts.sandbox,
         size: facts.size,
         durable: facts.durable,

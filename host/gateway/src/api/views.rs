@@ -246,6 +246,8 @@ pub(crate) struct InstanceView {
     pub(crate) log_origin: String,
     pub(crate) admission: String,
     pub(crate) admission_version: u64,
+    /// How often the instance was handed over.
+    pub(crate) hand_overs: u64,
     #[schema(value_type = Option<String>)]
     pub(crate) sandbox: Option<toani_protocol::assurance::SandboxLevel>,
     /// Records signed, and of these durable.

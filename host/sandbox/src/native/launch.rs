@@ -30,6 +30,7 @@ use seccompiler::BpfProgram;
 use toani_protocol::limits::EXECUTION_MS_MAX;
 
 use super::{
+    landlock,
     order::{Limits, Order, Report},
     seccomp,
     step::{At, Step, StepFailed},
@@ -132,6 +133,7 @@ impl Launcher {
         limit(order.limits).at(Step::Limits)?;
         drop_capabilities().at(Step::Capabilities)?;
         set_no_new_privs(true).at(Step::NoNewPrivileges)?;
+        landlock::forbid().map_err(|_| rustix::io::Errno::OPNOTSUPP).at(Step::Landlock)?;
         seccompiler::apply_filter(&self.filter)
             .map_err(|_| rustix::io::Errno::INVAL)
             .at(Step::Filter)?;

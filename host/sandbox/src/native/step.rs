@@ -18,12 +18,13 @@ pub(super) enum Step {
     Limits,
     Capabilities,
     NoNewPrivileges,
+    Landlock,
     Filter,
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Descriptors,
         Self::OutsideUser,
         Self::UserNamespace,
@@ -36,6 +37,7 @@ impl Step {
         Self::Limits,
         Self::Capabilities,
         Self::NoNewPrivileges,
+        Self::Landlock,
         Self::Filter,
         Self::Exec,
     ];
@@ -62,6 +64,7 @@ impl Step {
             Self::Limits => "setting resource limits",
             Self::Capabilities => "dropping capabilities",
             Self::NoNewPrivileges => "forbidding new privileges",
+            Self::Landlock => "forbidding files by Landlock",
             Self::Filter => "installing the system call filter",
             Self::Exec => "executing the connector",
         }
@@ -85,6 +88,10 @@ impl Step {
             }
             (Self::OutsideUser, _) => {
                 "start toani as an ordinary user, or leave root CAP_SETUID and CAP_SETGID"
+            }
+            (Self::Landlock, _) => {
+                "use a kernel of at least 5.13 with CONFIG_SECURITY_LANDLOCK, and `landlock` among \
+                 its lsm= (see /sys/kernel/security/lsm)"
             }
             (Self::Filter, _) => "use a kernel with CONFIG_SECCOMP_FILTER",
             (Self::Exec, Errno::NOENT) => {
@@ -135,7 +142,7 @@ mod tests {
             assert_eq!(Step::from_byte(step.byte()), Some(step));
         }
         assert_eq!(Step::from_byte(0), None);
-        assert_eq!(Step::from_byte(15), None);
+        assert_eq!(Step::from_byte(16), None);
     }
 
     #[test]

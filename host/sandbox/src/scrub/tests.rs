@@ -62,7 +62,8 @@ fn encodings(text: &str) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn every_named_encoding_is_seen() {
-    for text in ["s3cr", "tok_Ab/+?=&%\"\\ 42", "pässwörd\u{1f600}\u{7}", "????>>>>~~~~"] {
+    for text in ["s3cr", "tok_Ab/+?=&%\"\\ 42", "pässwörd\u{1f600}\u{7}", "????>>>>~~~~", "%aA\""]
+    {
         for (name, encoded) in encodings(text) {
             let body = [b"{\"a\":\"".as_slice(), &encoded, b"\"}"].concat();
             assert!(seen(text.as_bytes(), None, &[&body]), "{name} of {text}");

@@ -109,16 +109,18 @@ impl Bench {
         self.link.run(plan, credential).await
     }
 
-    /// The launcher's process, and those of the containers that run.
+    /// The launcher's process; its children are the containers.
     pub(crate) fn launcher(&self) -> u32 {
         let children = children_of(self.client.pid());
         assert_eq!(children.len(), 1);
         children[0]
     }
 
-    pub(crate) async fn containers_end(&self) {
+    /// Waits until these containers are all that there are: those that were used have ended.
+    pub(crate) async fn containers(&self, count: usize) -> Vec<u32> {
         let launcher = self.launcher();
-        until("containers end", || children_of(launcher).is_empty()).await;
+        until("containers have ended", || children_of(launcher).len() == count).await;
+        children_of(launcher)
     }
 }
 
@@ -168,6 +170,11 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Containers that wait once jobs of this many classes have run, the usual one among them.
+pub(crate) const fn waiting(classes: usize) -> usize {
+    classes * toani_sandbox::pool::WAITING_MAX
 }
 
 pub(crate) type Shared<T> = Arc<Mutex<T>>;

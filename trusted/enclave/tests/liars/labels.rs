@@ -9,10 +9,11 @@ use toani_protocol::{
     wire::{Command, Read},
 };
 
-use crate::world::*;
+use crate::{hand_over, world::*};
 
-pub(crate) const ALL: [Label; 12] = [
+pub(crate) const ALL: [Label; 13] = [
     Label::Admission,
+    Label::HandOver,
     Label::Policy,
     Label::PolicyKey,
     Label::Credential,
@@ -69,6 +70,7 @@ fn documents() {
         let signed = Signed::by(&operator(), label, list).unwrap();
         world.call(Command::Admit { admission: canonical::encode(&signed).unwrap() }).map(|_| ())
     });
+    one_fits(Label::HandOver, refused, hand_over::given_under);
     one_fits(Label::Credential, refused, |label| {
         use toani_protocol::credential::SealedCredential;
         let mut world = World::new();

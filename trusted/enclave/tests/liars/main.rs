@@ -11,6 +11,7 @@ mod channel;
 mod disclosure;
 mod floods;
 mod fold;
+mod hand_over;
 mod host;
 mod labels;
 mod log;

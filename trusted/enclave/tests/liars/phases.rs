@@ -48,6 +48,9 @@ fn number(command: &Command) -> usize {
         Command::Prove { .. } => 33,
         Command::SandboxBytes { .. } => 34,
         Command::SandboxEvidence { .. } => 35,
+        Command::AskRoot { .. } => 36,
+        Command::GiveRoot { .. } => 37,
+        Command::TakeRoot { .. } => 38,
     }
 }
 
@@ -64,7 +67,7 @@ fn commands(world: &World) -> Vec<Command> {
     let agent = "nobody".parse().unwrap();
     vec![
         Command::Birth { manifest: manifest.clone(), target: quoting_target() },
-        Command::Boot { manifest, sealed_root, target: quoting_target() },
+        Command::Boot { manifest: manifest.clone(), sealed_root, target: quoting_target() },
         Command::Replay { leaves: vec![b"x".to_vec()] },
         Command::ReplayEnd,
         Command::Blobs { blobs: vec![b"x".to_vec()] },
@@ -109,23 +112,29 @@ fn commands(world: &World) -> Vec<Command> {
         Command::Prove { evidence: world.facts().evidence.clone() },
         Command::SandboxBytes { bytes: vec![1] },
         Command::SandboxEvidence { evidence: vec![1] },
+        Command::AskRoot { manifest: manifest.clone(), target: quoting_target() },
+        Command::GiveRoot { statement: vec![], request: vec![] },
+        Command::TakeRoot { manifest, sealed_key: vec![], package: vec![] },
     ]
 }
 
 #[test]
 fn each_is_there() {
     let numbers: Vec<usize> = commands(&World::new()).iter().map(number).collect();
-    assert_eq!(numbers, (0..36).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..39).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_cold_enclave_does_nothing_but_begin() {
     let world = World::new();
     for command in commands(&world) {
-        let begins = matches!(command, Command::Birth { .. } | Command::Boot { .. });
+        let expected = match &command {
+            Command::Birth { .. } | Command::Boot { .. } | Command::AskRoot { .. } => None,
+            Command::TakeRoot { .. } => Some(Reason::DocumentMalformed),
+            _ => Some(Reason::NotReady),
+        };
         let mut cold_world = World::with_log(&world, vec![]);
         let answer = cold_world.call(command.clone());
-        let expected = if begins { None } else { Some(Reason::NotReady) };
         assert_eq!(answer.err(), expected, "{command:?}");
         assert!(cold_world.log.is_empty(), "nothing is signed");
     }
@@ -156,9 +165,11 @@ fn a_replaying_enclave_serves_nobody() {
                 liar.ok(Command::ReplayEnd);
             }
             let replays = (2..=5).contains(&number(&command));
+            let gives = ended && number(&command) == 37;
             let answer = liar.call(command.clone());
             if !replays {
-                assert_eq!(answer, Err(Reason::NotReady), "{command:?}");
+                let reason = if gives { Reason::DocumentMalformed } else { Reason::NotReady };
+                assert_eq!(answer, Err(reason), "{command:?}");
             }
         }
     }
@@ -168,7 +179,7 @@ fn a_replaying_enclave_serves_nobody() {
 fn a_ready_enclave_does_not_begin_again() {
     let mut world = World::new();
     for command in commands(&world) {
-        let begins = number(&command) <= 5 || number(&command) == 33;
+        let begins = matches!(number(&command), 0..=5 | 33 | 36..=38);
         let answer = world.call(command.clone());
         assert!(!begins || answer == Err(Reason::NotReady), "{command:?}");
     }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::OnceLock};
 
 use toani_attestation::{Evidence as AttestationEvidence, SgxEvidence};
 use toani_enclave::{KEYREQUEST_BYTES, REPORT_BYTES, TARGETINFO_BYTES};
-use toani_protocol::instance::SgxPolicy;
+use toani_protocol::{hand_over::ROOT_INFO, instance::SgxPolicy};
 use toani_simulator::{Authority, Identity, Platform as Silicon, Processor};
 
 use super::*;
@@ -126,4 +126,17 @@ impl<E: Answers> World<E> {
             self.report(Command::Boot { manifest, sealed_root, target: quoting_target() })?;
         self.prove(&report)
     }
+}
+
+/// Seals a root as whoever knows the key can.
+pub fn seal_root(key: &Bytes, aad: &[u8], root: &[u8; 32]) -> (Bytes, Bytes) {
+    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&key.0).unwrap();
+    let (encapsulated, mut context) = setup_sender_with_rng::<
+        AesGcm256,
+        HkdfSha256,
+        X25519HkdfSha256,
+    >(&OpModeS::Base, &key, ROOT_INFO, &mut rng())
+    .unwrap();
+    let ciphertext = context.seal(root, aad).unwrap();
+    (Bytes(encapsulated.to_bytes().to_vec()), Bytes(ciphertext))
 }

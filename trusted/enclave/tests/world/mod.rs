@@ -51,6 +51,8 @@ pub use self::{machine::*, people::*, policy::*, supervisor::*};
 
 pub const SECRET: &str = "canary-5up3r-s3cret-value";
 pub const MEASUREMENT: Hash = Hash::new([0x5a; 32]);
+/// The image that follows.
+pub const NEXT: Hash = Hash::new([0x5c; 32]);
 pub const ORIGIN: &str = "log.example/test";
 pub const START_MS: u64 = 1_790_000_000_000;
 /// Records that a host replays with one call.
