@@ -11,7 +11,7 @@ use core::{
     alloc::{GlobalAlloc, Layout},
     arch::{asm, global_asm, x86_64::_rdrand64_step},
     ptr,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use talc::{TalcLock, source::Manual};
@@ -75,23 +75,11 @@ macro_rules! address_of {
     }};
 }
 
-/// What the host hands in: six words of its own memory.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Call {
-    input: u64,
-    input_bytes: u64,
-    output: u64,
-    output_capacity: u64,
-    /// Written by the image.
-    output_bytes: u64,
-    /// Written by the image, last.
-    status: u64,
-}
-
+/// What the host hands in: six words of its own memory. Address and bytes of the input, address and
+/// capacity of the output; and written by the image: bytes of the output, and last the status.
+const CALL_BYTES: usize = 48;
 const STATUS_OFFSET: usize = 40;
 const OUTPUT_BYTES_OFFSET: usize = 32;
-const CALL_BYTES: usize = size_of::<Call>();
 
 /// The output holds a reply.
 const STATUS_REPLY: u64 = 1;
@@ -205,38 +193,20 @@ fn image_base() -> usize {
     address_of!("__image_base")
 }
 
-const COLD: u8 = 0;
-const STARTING: u8 = 1;
-const STARTED: u8 = 2;
-
-static STAGE: AtomicU8 = AtomicU8::new(COLD);
-
 /// Once, by whoever enters first; others who enter meanwhile wait for it.
 fn initialise() {
-    match STAGE.compare_exchange(COLD, STARTING, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            relocate();
-            claim_heap();
-            STAGE.store(STARTED, Ordering::Release);
-        }
-        Err(_) => {
-            while STAGE.load(Ordering::Acquire) != STARTED {
-                core::hint::spin_loop();
-            }
-        }
-    }
+    static DONE: spin::Once = spin::Once::new();
+    DONE.call_once(|| {
+        relocate();
+        claim_heap();
+    });
 }
 
-/// One entry of `.rela.dyn` (System V ABI, AMD64 supplement, 4.4.1).
-#[repr(C)]
-struct Relocation {
-    offset: usize,
-    kind: u64,
-    addend: usize,
-}
+/// One entry of `.rela.dyn`: offset, kind, addend (System V ABI, AMD64 supplement, 4.4.1).
+type Relocation = [usize; 3];
 
 /// `base + addend`; the gates of `./x image` see that there is no other kind.
-const R_X86_64_RELATIVE: u64 = 8;
+const R_X86_64_RELATIVE: usize = 8;
 
 /// Applies the relocations. Nothing before this may use an address that is stored in data.
 fn relocate() {
@@ -245,7 +215,7 @@ fn relocate() {
     while entry < end {
         let relocation = ptr::with_exposed_provenance::<Relocation>(entry);
         // SAFETY: the linker script brackets a whole number of entries, in read-only pages.
-        let Relocation { offset, kind, addend } = unsafe { relocation.read() };
+        let [offset, kind, addend] = unsafe { relocation.read() };
         if kind != R_X86_64_RELATIVE {
             die();
         }
@@ -273,22 +243,15 @@ const PART_BYTES: usize = HEAP_BYTES / THREADS;
 unsafe impl GlobalAlloc for Heaps {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (others, own) = self.0.split_at_checked(this_thread()).unwrap_or((&self.0, &[]));
-        for heap in own.iter().chain(others) {
-            // SAFETY: the caller's promise.
-            let block = unsafe { heap.alloc(layout) };
-            if !block.is_null() {
-                return block;
-            }
-        }
-        ptr::null_mut()
+        // SAFETY: the caller's promise.
+        let mut blocks = own.iter().chain(others).map(|heap| unsafe { heap.alloc(layout) });
+        blocks.find(|block| !block.is_null()).unwrap_or(ptr::null_mut())
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let part = block.addr().wrapping_sub(heap_start()) / PART_BYTES;
-        if let Some(heap) = self.0.get(part) {
-            // SAFETY: the caller's promise, and this is the heap that the block came from.
-            unsafe { heap.dealloc(block, layout) }
-        }
+        let heap = self.0.get(block.addr().wrapping_sub(heap_start()) / PART_BYTES);
+        // SAFETY: the caller's promise, and this is the heap that the block came from.
+        heap.into_iter().for_each(|heap| unsafe { heap.dealloc(block, layout) });
     }
 }
 
@@ -303,19 +266,16 @@ const THREAD_BYTES: usize = 16 * PAGE_BYTES + STACK_BYTES + (SSA_FRAMES + 1) * P
 /// Which thread this is, by where its stack lies. One that is taken for another only waits for it.
 fn this_thread() -> usize {
     let here = 0_u8;
-    let threads = heap_start().wrapping_add(HEAP_BYTES);
-    (&raw const here).addr().wrapping_sub(threads) / THREAD_BYTES
+    (&raw const here).addr().wrapping_sub(heap_start().wrapping_add(HEAP_BYTES)) / THREAD_BYTES
 }
 
 fn claim_heap() {
     for (part, heap) in HEAP.0.0.iter().enumerate() {
         let start = heap_start().wrapping_add(part.wrapping_mul(PART_BYTES));
-        // SAFETY: the pages from the image's end on belong to the heaps alone, by the image's
-        // layout. What stands in them at first is the host's choice, so it is written before it is
-        // read.
-        let claimed =
-            unsafe { heap.lock().claim(ptr::with_exposed_provenance_mut(start), PART_BYTES) };
-        if claimed.is_none() {
+        let start = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the pages from the image's end on belong to the heaps alone, by the image's layout.
+        // What stands in them at first is the host's choice, so it is written before it is read.
+        if unsafe { heap.lock().claim(start, PART_BYTES) }.is_none() {
             die();
         }
     }
@@ -389,53 +349,52 @@ const ENCLU_EGETKEY: usize = 1;
 #[repr(C, align(512))]
 struct Aligned<const N: usize>([u8; N]);
 
-/// EGETKEY (SDM vol. 3D, 40.4): `None` where the processor refuses the request.
+/// ENCLU with these operands: RAX as it leaves it.
+///
+/// # Safety
+/// The operands are what the leaf asks for (SDM vol. 3D, 40.4), aligned, and valid for what it reads
+/// and writes.
 #[inline(never)]
-pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> Option<()> {
-    let request = Aligned(*request);
-    let mut out = Aligned([0; 16]);
-    let mut leaf = ENCLU_EGETKEY;
-    // SAFETY: both structures are aligned as EGETKEY asks for, and live across the instruction. LLVM
-    // keeps RBX for itself, so it is exchanged and put back.
+unsafe fn enclu(leaf: usize, rbx: *const u8, rcx: *mut u8, rdx: *mut u8) -> usize {
+    let code;
+    // SAFETY: the caller's promise. LLVM keeps RBX for itself, so it is exchanged and put back.
     unsafe {
         asm!(
-            "xchg rbx, {request}",
+            "xchg rbx, {rbx}",
             "enclu",
-            "mov rbx, {request}",
-            request = inout(reg) &raw const request.0 => _,
-            inout("rax") leaf,
-            in("rcx") &raw mut out.0,
+            "mov rbx, {rbx}",
+            rbx = inout(reg) rbx => _,
+            inout("rax") leaf => code,
+            in("rcx") rcx,
+            in("rdx") rdx,
             options(nostack),
         );
     }
+    code
+}
+
+/// EGETKEY: `None` where the processor refuses the request.
+pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> Option<()> {
+    let (request, mut out) = (Aligned(*request), Aligned([0; 16]));
+    let (rbx, rcx) = (request.0.as_ptr(), out.0.as_mut_ptr());
+    // SAFETY: aligned, and alive across the instruction.
+    let code = unsafe { enclu(ENCLU_EGETKEY, rbx, rcx, ptr::null_mut()) };
     *key = out.0;
     out.0.zeroize();
     // RAX is 0, or an error code.
-    (leaf == 0).then_some(())
+    (code == 0).then_some(())
 }
 
-/// EREPORT (SDM vol. 3D, 40.4): what this enclave is, for the enclave that `target` names.
-#[inline(never)]
+/// EREPORT: what this enclave is, for the enclave that `target` names.
 pub(crate) fn ereport(
     target: &[u8; TARGETINFO_BYTES],
     report_data: &[u8; 64],
 ) -> [u8; REPORT_BYTES] {
-    let target = Aligned(*target);
-    let data = Aligned(*report_data);
+    let (target, mut data) = (Aligned(*target), Aligned(*report_data));
     let mut report = Aligned([0; REPORT_BYTES]);
-    // SAFETY: as in `egetkey`.
-    unsafe {
-        asm!(
-            "xchg rbx, {target}",
-            "enclu",
-            "mov rbx, {target}",
-            target = inout(reg) &raw const target.0 => _,
-            inout("rax") ENCLU_EREPORT => _,
-            in("rcx") &raw const data.0,
-            in("rdx") &raw mut report.0,
-            options(nostack),
-        );
-    }
+    let (rbx, rcx, rdx) = (target.0.as_ptr(), data.0.as_mut_ptr(), report.0.as_mut_ptr());
+    // SAFETY: aligned, and alive across the instruction.
+    unsafe { enclu(ENCLU_EREPORT, rbx, rcx, rdx) };
     report.0
 }
 

@@ -185,11 +185,6 @@ fn release<E: Side>(world: &mut World<E>, service: &str, key: &str) -> f64 {
     us
 }
 
-/// What a credential adds to the call that lets a job out.
-fn opening<E: Side>(world: &mut World<E>, key: &str) -> f64 {
-    release(world, "broker", key) - release(world, "open", &format!("{key}-open"))
-}
-
 /// All calls of a tier-0 execution: execute, durable, release, the channel's bytes, finish, durable.
 fn tier_0<E: Side>(world: &mut World<E>, key: &str) -> f64 {
     let request = reading(world, "broker", key);
@@ -228,19 +223,23 @@ fn calls(library: &mut World<Library>, image: &mut World<Image<'_>>) -> Vec<Valu
     let nothing = both((library, image), nothing, nothing);
     let status = both((library, image), status, status);
     let token = both((library, image), decide_issue_redeem, decide_issue_redeem);
-    let release = both(
+    let with = both(
         (library, image),
         |world, key| release(world, "broker", key),
         |world, key| release(world, "broker", key),
     );
-    let opening = both((library, image), opening, opening);
+    let without = both(
+        (library, image),
+        |world, key| release(world, "open", key),
+        |world, key| release(world, "open", key),
+    );
     let path = both((library, image), tier_0, tier_0);
     vec![
         row("no bytes", nothing),
         row("status", status),
         row("decide, issue, redeem", token),
-        row("release with a credential", release),
-        row("of it, opening the credential", opening),
+        row("release with a credential", with),
+        row("of it, opening the credential", (with.0 - without.0, with.1 - without.1)),
         row("the whole tier-0 path", path),
     ]
 }

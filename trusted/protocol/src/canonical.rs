@@ -177,22 +177,17 @@ fn number_text(number: &Number) -> Result<String, CanonicalError> {
 
 fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let escaped = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    // What needs no escape is nearly all, and copied in one piece.
-    for part in text.as_bytes().split_inclusive(escaped) {
-        let (last, plain) = part.split_last().filter(|(last, _)| escaped(last)).unzip();
-        out.extend_from_slice(plain.unwrap_or(part));
-        match last {
-            None => {}
-            Some(0x08) => out.extend_from_slice(b"\\b"),
-            Some(0x09) => out.extend_from_slice(b"\\t"),
-            Some(0x0a) => out.extend_from_slice(b"\\n"),
-            Some(0x0c) => out.extend_from_slice(b"\\f"),
-            Some(0x0d) => out.extend_from_slice(b"\\r"),
-            Some(byte @ 0..=0x1f) => {
-                out.extend_from_slice(alloc::format!("\\u{byte:04x}").as_bytes());
-            }
-            Some(byte) => out.extend_from_slice(&[b'\\', *byte]),
+    for byte in text.bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x09 => out.extend_from_slice(b"\\t"),
+            0x0a => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            0x0d => out.extend_from_slice(b"\\r"),
+            0..=0x1f => out.extend_from_slice(alloc::format!("\\u{byte:04x}").as_bytes()),
+            _ => out.push(byte),
         }
     }
     out.push(b'"');

@@ -271,12 +271,9 @@ impl Record {
         canonical::decode(leaf, RECORD_BYTES_MAX)
     }
 
-    /// Reads a leaf that a later one vouches for by its hash: that hash says that it is canonical,
-    /// since its signer writes no other.
+    /// Reads a leaf that a later one vouches for by its hash: that hash says that it is canonical and
+    /// of bounded size, since its signer writes no other.
     pub fn decode_vouched(leaf: &[u8]) -> Result<Self, CanonicalError> {
-        if leaf.len() > RECORD_BYTES_MAX {
-            return Err(CanonicalError::TooLarge);
-        }
         serde_json::from_slice(leaf).map_err(|_| CanonicalError::Malformed)
     }
 

@@ -5,7 +5,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{
@@ -42,17 +42,11 @@ pub enum Command {
     /// [`Command::Replay`] with every record of the log in order, then [`Command::ReplayEnd`].
     Prove { evidence: Vec<u8> },
     /// The next records of the log. Answer: [`Answer::Done`].
-    Replay {
-        #[serde(deserialize_with = "rows")]
-        leaves: Vec<Vec<u8>>,
-    },
+    Replay { leaves: Vec<Vec<u8>> },
     /// The log ends here. Answer: [`Answer::Needs`].
     ReplayEnd,
     /// Documents that the log names by hash. Others are ignored. Answer: [`Answer::Done`].
-    Blobs {
-        #[serde(deserialize_with = "rows")]
-        blobs: Vec<Vec<u8>>,
-    },
+    Blobs { blobs: Vec<Vec<u8>> },
     /// Wrapped salts of today, as [`Effect::PutSalt`] gave them. Answer: [`Answer::Started`].
     Start { salts: Vec<(TenantId, Vec<u8>)> },
     /// Asks for the root of an instance that lives elsewhere. Answer: [`Answer::RootAsked`].
@@ -340,13 +334,6 @@ pub struct Facts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message across the enclave's boundary is malformed or too large")]
 pub struct WireError;
-
-/// Reads each row in one piece. As a sequence it would come byte by byte, which is most of the time
-/// of a boot's messages.
-fn rows<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<Vec<u8>>, D::Error> {
-    let rows: Vec<&[u8]> = Vec::deserialize(reader)?;
-    Ok(rows.into_iter().map(<[u8]>::to_vec).collect())
-}
 
 /// Encodes a call, a reply, a job or an outcome.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
