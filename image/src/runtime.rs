@@ -8,9 +8,10 @@
 
 use alloc::vec::Vec;
 use core::{
+    alloc::{GlobalAlloc, Layout},
     arch::{asm, global_asm, x86_64::_rdrand64_step},
     ptr,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use talc::{TalcLock, source::Manual};
@@ -74,23 +75,11 @@ macro_rules! address_of {
     }};
 }
 
-/// What the host hands in: six words of its own memory.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Call {
-    input: u64,
-    input_bytes: u64,
-    output: u64,
-    output_capacity: u64,
-    /// Written by the image.
-    output_bytes: u64,
-    /// Written by the image, last.
-    status: u64,
-}
-
+/// What the host hands in: six words of its own memory. Address and bytes of the input, address and
+/// capacity of the output; and written by the image: bytes of the output, and last the status.
+const CALL_BYTES: usize = 48;
 const STATUS_OFFSET: usize = 40;
 const OUTPUT_BYTES_OFFSET: usize = 32;
-const CALL_BYTES: usize = size_of::<Call>();
 
 /// The output holds a reply.
 const STATUS_REPLY: u64 = 1;
@@ -190,12 +179,12 @@ impl Outside {
 
     /// Writes whole words; what is beyond the bytes' end in the last one is zero.
     fn copy_out(&self, bytes: &[u8]) {
-        for (index, chunk) in bytes.chunks(8).enumerate() {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.write_word(index.saturating_mul(8), u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        let last = (!rest.is_empty()).then_some(&last);
+        for (index, word) in words.iter().chain(last).enumerate() {
+            self.write_word(index.saturating_mul(8), u64::from_le_bytes(*word));
         }
     }
 }
@@ -204,38 +193,20 @@ fn image_base() -> usize {
     address_of!("__image_base")
 }
 
-const COLD: u8 = 0;
-const STARTING: u8 = 1;
-const STARTED: u8 = 2;
-
-static STAGE: AtomicU8 = AtomicU8::new(COLD);
-
 /// Once, by whoever enters first; others who enter meanwhile wait for it.
 fn initialise() {
-    match STAGE.compare_exchange(COLD, STARTING, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            relocate();
-            claim_heap();
-            STAGE.store(STARTED, Ordering::Release);
-        }
-        Err(_) => {
-            while STAGE.load(Ordering::Acquire) != STARTED {
-                core::hint::spin_loop();
-            }
-        }
-    }
+    static DONE: spin::Once = spin::Once::new();
+    DONE.call_once(|| {
+        relocate();
+        claim_heap();
+    });
 }
 
-/// One entry of `.rela.dyn` (System V ABI, AMD64 supplement, 4.4.1).
-#[repr(C)]
-struct Relocation {
-    offset: usize,
-    kind: u64,
-    addend: usize,
-}
+/// One entry of `.rela.dyn`: offset, kind, addend (System V ABI, AMD64 supplement, 4.4.1).
+type Relocation = [usize; 3];
 
 /// `base + addend`; the gates of `./x image` see that there is no other kind.
-const R_X86_64_RELATIVE: u64 = 8;
+const R_X86_64_RELATIVE: usize = 8;
 
 /// Applies the relocations. Nothing before this may use an address that is stored in data.
 fn relocate() {
@@ -244,7 +215,7 @@ fn relocate() {
     while entry < end {
         let relocation = ptr::with_exposed_provenance::<Relocation>(entry);
         // SAFETY: the linker script brackets a whole number of entries, in read-only pages.
-        let Relocation { offset, kind, addend } = unsafe { relocation.read() };
+        let [offset, kind, addend] = unsafe { relocation.read() };
         if kind != R_X86_64_RELATIVE {
             die();
         }
@@ -258,16 +229,55 @@ fn relocate() {
 
 /// Wipes every block that is freed.
 #[global_allocator]
-static HEAP: WipingAllocator<TalcLock<spin::Mutex<()>, Manual>> =
-    WipingAllocator(TalcLock::new(Manual));
+static HEAP: WipingAllocator<Heaps> =
+    WipingAllocator(Heaps([const { TalcLock::new(Manual) }; THREADS]));
+
+/// A heap for each thread, with a part of the pages of its own: threads that verify at once wait
+/// neither for each other's lock nor for each other's cache lines. When its own is full, a thread
+/// takes from the next.
+struct Heaps([TalcLock<spin::Mutex<()>, Manual>; THREADS]);
+
+const PART_BYTES: usize = HEAP_BYTES / THREADS;
+
+// SAFETY: each block is one of these heaps' own, and goes back to the heap in whose part it lies.
+unsafe impl GlobalAlloc for Heaps {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (others, own) = self.0.split_at_checked(this_thread()).unwrap_or((&self.0, &[]));
+        // SAFETY: the caller's promise.
+        let mut blocks = own.iter().chain(others).map(|heap| unsafe { heap.alloc(layout) });
+        blocks.find(|block| !block.is_null()).unwrap_or(ptr::null_mut())
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let heap = self.0.get(block.addr().wrapping_sub(heap_start()) / PART_BYTES);
+        // SAFETY: the caller's promise, and this is the heap that the block came from.
+        heap.into_iter().for_each(|heap| unsafe { heap.dealloc(block, layout) });
+    }
+}
+
+fn heap_start() -> usize {
+    address_of!("__image_end")
+}
+
+/// What the converter lays out for each thread: a hole, the stack, SSA frames, the TCS
+/// (host/enclave-host/src/image).
+const THREAD_BYTES: usize = 16 * PAGE_BYTES + STACK_BYTES + (SSA_FRAMES + 1) * PAGE_BYTES;
+
+/// Which thread this is, by where its stack lies. One that is taken for another only waits for it.
+fn this_thread() -> usize {
+    let here = 0_u8;
+    (&raw const here).addr().wrapping_sub(heap_start().wrapping_add(HEAP_BYTES)) / THREAD_BYTES
+}
 
 fn claim_heap() {
-    let start = ptr::with_exposed_provenance_mut(address_of!("__image_end"));
-    // SAFETY: the pages from the image's end on belong to the heap alone, by the image's layout.
-    // What stands in them at first is the host's choice, so it is written before it is read.
-    let claimed = unsafe { HEAP.0.lock().claim(start, HEAP_BYTES) };
-    if claimed.is_none() {
-        die();
+    for (part, heap) in HEAP.0.0.iter().enumerate() {
+        let start = heap_start().wrapping_add(part.wrapping_mul(PART_BYTES));
+        let start = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the pages from the image's end on belong to the heaps alone, by the image's layout.
+        // What stands in them at first is the host's choice, so it is written before it is read.
+        if unsafe { heap.lock().claim(start, PART_BYTES) }.is_none() {
+            die();
+        }
     }
 }
 
@@ -339,53 +349,52 @@ const ENCLU_EGETKEY: usize = 1;
 #[repr(C, align(512))]
 struct Aligned<const N: usize>([u8; N]);
 
-/// EGETKEY (SDM vol. 3D, 40.4): `None` where the processor refuses the request.
+/// ENCLU with these operands: RAX as it leaves it.
+///
+/// # Safety
+/// The operands are what the leaf asks for (SDM vol. 3D, 40.4), aligned, and valid for what it reads
+/// and writes.
 #[inline(never)]
-pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> Option<()> {
-    let request = Aligned(*request);
-    let mut out = Aligned([0; 16]);
-    let mut leaf = ENCLU_EGETKEY;
-    // SAFETY: both structures are aligned as EGETKEY asks for, and live across the instruction. LLVM
-    // keeps RBX for itself, so it is exchanged and put back.
+unsafe fn enclu(leaf: usize, rbx: *const u8, rcx: *mut u8, rdx: *mut u8) -> usize {
+    let code;
+    // SAFETY: the caller's promise. LLVM keeps RBX for itself, so it is exchanged and put back.
     unsafe {
         asm!(
-            "xchg rbx, {request}",
+            "xchg rbx, {rbx}",
             "enclu",
-            "mov rbx, {request}",
-            request = inout(reg) &raw const request.0 => _,
-            inout("rax") leaf,
-            in("rcx") &raw mut out.0,
+            "mov rbx, {rbx}",
+            rbx = inout(reg) rbx => _,
+            inout("rax") leaf => code,
+            in("rcx") rcx,
+            in("rdx") rdx,
             options(nostack),
         );
     }
+    code
+}
+
+/// EGETKEY: `None` where the processor refuses the request.
+pub(crate) fn egetkey(request: &[u8; KEYREQUEST_BYTES], key: &mut [u8; 16]) -> Option<()> {
+    let (request, mut out) = (Aligned(*request), Aligned([0; 16]));
+    let (rbx, rcx) = (request.0.as_ptr(), out.0.as_mut_ptr());
+    // SAFETY: aligned, and alive across the instruction.
+    let code = unsafe { enclu(ENCLU_EGETKEY, rbx, rcx, ptr::null_mut()) };
     *key = out.0;
     out.0.zeroize();
     // RAX is 0, or an error code.
-    (leaf == 0).then_some(())
+    (code == 0).then_some(())
 }
 
-/// EREPORT (SDM vol. 3D, 40.4): what this enclave is, for the enclave that `target` names.
-#[inline(never)]
+/// EREPORT: what this enclave is, for the enclave that `target` names.
 pub(crate) fn ereport(
     target: &[u8; TARGETINFO_BYTES],
     report_data: &[u8; 64],
 ) -> [u8; REPORT_BYTES] {
-    let target = Aligned(*target);
-    let data = Aligned(*report_data);
+    let (target, mut data) = (Aligned(*target), Aligned(*report_data));
     let mut report = Aligned([0; REPORT_BYTES]);
-    // SAFETY: as in `egetkey`.
-    unsafe {
-        asm!(
-            "xchg rbx, {target}",
-            "enclu",
-            "mov rbx, {target}",
-            target = inout(reg) &raw const target.0 => _,
-            inout("rax") ENCLU_EREPORT => _,
-            in("rcx") &raw const data.0,
-            in("rdx") &raw mut report.0,
-            options(nostack),
-        );
-    }
+    let (rbx, rcx, rdx) = (target.0.as_ptr(), data.0.as_mut_ptr(), report.0.as_mut_ptr());
+    // SAFETY: aligned, and alive across the instruction.
+    unsafe { enclu(ENCLU_EREPORT, rbx, rcx, rdx) };
     report.0
 }
 

@@ -178,6 +178,13 @@ fn link_to(root: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release").join("toani-image"))
 }
 
+/// The compiler's flags that say which processor the image is for.
+pub(crate) fn processor_flags(root: &Path) -> Result<String> {
+    let config = std::fs::read_to_string(root.join("image").join(".cargo").join("config.toml"))?;
+    let quoted = config.split('"').filter(|text| text.starts_with("-Ctarget-"));
+    Ok(quoted.collect::<Vec<_>>().join(" "))
+}
+
 fn cargo_home() -> Result<PathBuf> {
     if let Some(home) = std::env::var_os("CARGO_HOME") {
         return Ok(home.into());

@@ -73,7 +73,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Four programs, each with its own floor in the same run; each prints JSON.
+/// Five programs, each with its own floor in the same run; each prints JSON.
 pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     build_binaries()?;
     cargo(&["build", "--release", "--quiet", "-p", BENCH_PACKAGE])?;
@@ -83,6 +83,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     let whole: Vec<&str> = whole.into_iter().chain(arguments.iter().map(String::as_str)).collect();
     step("the whole path, over a fresh process, a TLS request and two fdatasync");
     cargo_with(&whole, &[(PROGRAMS_VARIABLE, programs)])?;
+    step("the image in the simulator, over the same code as a library; threads; a boot");
+    bench_image(programs)?;
     step("the core, over its cryptographic primitives; and whether it stays flat");
     cargo(&["bench", "--quiet", "-p", "toani-enclave", "--bench", "core"])?;
     step("the channel between attested sides, over plain TLS and over the bare AEAD");
@@ -93,6 +95,25 @@ pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     let append = ["run", "--release", "--quiet", "-p", "toani-audit-log", "--example"];
     cargo(&[&append[..], &["append_rate", "--", folder]].concat())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The library beside the image is compiled as the image is, in a folder of its own.
+fn bench_image(programs: &str) -> Result<()> {
+    let folder = release_folder().with_file_name("as-image");
+    let folder = folder.to_str().context("the target folder's path is not UTF-8")?;
+    let bench = ["bench", "--quiet", "-p", "toani-simulator", "--bench", "image", "--target-dir"];
+    let flags = image::processor_flags(&root())?;
+    cargo_with(
+        &[&bench[..], &[folder]].concat(),
+        &[
+            (PROGRAMS_VARIABLE, programs),
+            ("RUSTFLAGS", &flags),
+            ("CARGO_PROFILE_BENCH_LTO", "fat"),
+            ("CARGO_PROFILE_BENCH_CODEGEN_UNITS", "1"),
+            // Or the library would give memory back to the kernel and fault it in again.
+            ("MALLOC_TOP_PAD_", "268435456"),
+        ],
+    )
 }
 
 /// The mutation fuzzers are ordinary tests named `fuzz_*`; the environment says how long they run.

@@ -184,26 +184,29 @@ pub(crate) struct Replaying {
     pub(crate) links: Links,
     covered: BTreeMap<TenantId, u64>,
     pub(crate) state: State,
-    last: Option<Record>,
+    /// The last leaf of all that were folded.
+    last: Option<Vec<u8>>,
     pub(crate) ended: bool,
     /// A record did not fit. It may have moved some of what is above: this boot is over.
     failed: bool,
 }
 
 impl Replaying {
-    /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has verified
-    /// the last signature, which vouches for all by their hashes.
+    /// Folds the next records of the log. Nothing acts on them before [`Self::end`] has held the last
+    /// one against its canonical form and its signature, which vouches for all by their hashes.
     pub(crate) fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<(), Reason> {
         if self.ended || self.failed {
             return Err(Reason::NotReady);
         }
         let replayed = leaves.iter().try_for_each(|leaf| self.replay_one(leaf));
         self.failed = replayed.is_err();
-        replayed
+        replayed?;
+        self.last = leaves.last().cloned().or(self.last.take());
+        Ok(())
     }
 
     fn replay_one(&mut self, leaf: &[u8]) -> Result<(), Reason> {
-        let record = Record::decode(leaf).map_err(|_| Reason::LogUnavailable)?;
+        let record = Record::decode_vouched(leaf).map_err(|_| Reason::LogUnavailable)?;
         if record.origin != self.manifest.log_origin {
             return Err(Reason::LogUnavailable);
         }
@@ -215,9 +218,7 @@ impl Replaying {
             self.covered.insert(tenant, sequence);
         }
         let sealed = self.sealed_field(&record)?;
-        self.state.fold(&record, sealed).map_err(|_| Reason::LogUnavailable)?;
-        self.last = Some(record);
-        Ok(())
+        self.state.fold(&record, sealed).map_err(|_| Reason::LogUnavailable)
     }
 
     fn sealed_field(&self, record: &Record) -> Result<Option<SealedField>, Reason> {
@@ -235,6 +236,7 @@ impl Replaying {
             return Err(Reason::LogUnavailable);
         }
         if let Some(last) = &self.last {
+            let last = Record::decode(last).map_err(|_| Reason::LogUnavailable)?;
             last.verify(&self.keys.chain_public).map_err(|_| Reason::LogUnavailable)?;
         }
         self.ended = true;

@@ -321,6 +321,17 @@ mod tests {
         assert_eq!(decode::<Json>(b"\"\\u0041\"", 64), Err(CanonicalError::NotCanonical));
     }
 
+    /// In ASCII, RFC 8785 escapes what every writer of JSON does.
+    #[test]
+    fn strings_are_escaped_wherever_it_is_needed() {
+        let ascii = || (0..=0x7f_u8).map(char::from);
+        for (a, b) in ascii().flat_map(|a| ascii().map(move |b| (a, b))) {
+            let text: String = [a, b, 'x', a, 'é'].into_iter().collect();
+            let encoded = encode_value(&Value::from(text.clone())).unwrap();
+            assert_eq!(String::from_utf8(encoded).unwrap(), serde_json::to_string(&text).unwrap());
+        }
+    }
+
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

@@ -88,8 +88,13 @@ impl Exchange {
     /// Takes a call to make. For benchmarks and tests that enter without a lane.
     pub fn with_input(call: &[u8]) -> Self {
         let mut exchange = Self::new();
-        exchange.input_of(call.len()).copy_from_slice(call);
+        exchange.take(call);
         exchange
+    }
+
+    /// Takes another call to make.
+    pub fn take(&mut self, call: &[u8]) {
+        self.input_of(call.len()).copy_from_slice(call);
     }
 
     /// Room for a call of so many bytes.

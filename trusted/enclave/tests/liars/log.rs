@@ -49,6 +49,9 @@ fn a_log_that_was_tampered_with_does_not_boot() {
     assert_eq!(changed(&|log| log[middle].clear()), refused, "one emptied");
     assert_eq!(changed(&|log| log[middle].truncate(100)), refused, "one torn");
     assert_eq!(changed(&|log| log.push(vec![b'x'; 70_000])), refused, "one too large");
+    // The same record in other bytes, which a reader of JSON takes for it.
+    assert_eq!(changed(&|log| log[middle].push(b' ')), refused, "one with white space");
+    assert_eq!(changed(&|log| log.last_mut().unwrap().push(b' ')), refused, "the last one as well");
 }
 
 #[test]

@@ -39,7 +39,11 @@ impl Machine {
             isv_prod_id: 1,
             isv_svn: 1,
         };
-        Self { processor: Processor::of_secret(secret), identity }
+        Self::of(Processor::of_secret(secret), identity)
+    }
+
+    pub fn of(processor: Processor, identity: Identity) -> Self {
+        Self { processor, identity }
     }
 
     pub fn debugged(mut self) -> Self {
@@ -90,7 +94,7 @@ pub fn manifest() -> Manifest {
     }
 }
 
-impl World {
+impl<E: Answers> World<E> {
     /// Birth or boot, up to the report.
     pub fn report(&mut self, command: Command) -> Result<Vec<u8>, Reason> {
         match self.call(command)? {

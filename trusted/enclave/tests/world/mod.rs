@@ -55,13 +55,30 @@ pub const MEASUREMENT: Hash = Hash::new([0x5a; 32]);
 pub const NEXT: Hash = Hash::new([0x5c; 32]);
 pub const ORIGIN: &str = "log.example/test";
 pub const START_MS: u64 = 1_790_000_000_000;
+/// Records that a host replays with one call.
+pub const REPLAY_COUNT_MAX: usize = 4_096;
 
 pub fn rng() -> UnwrapErr<SysRng> {
     UnwrapErr(SysRng)
 }
 
-pub struct World {
-    pub enclave: Enclave,
+/// What answers a call: bytes in, bytes out.
+pub trait Answers {
+    fn answer(&mut self, call: &[u8]) -> Vec<u8>;
+}
+
+/// The enclave as a library.
+impl Answers for Enclave {
+    fn answer(&mut self, call: &[u8]) -> Vec<u8> {
+        let checked = self.check(call, &mut rng());
+        self.apply(checked, &mut rng())
+    }
+}
+
+pub struct World<E = Enclave> {
+    pub enclave: E,
+    /// What the enclave is measured as.
+    pub measurement: Hash,
     pub now: Time,
     pub log: Vec<Vec<u8>>,
     pub blobs: BTreeMap<Hash, Vec<u8>>,
@@ -80,43 +97,20 @@ impl World {
     /// An instance with a policy, a credential and a sandbox.
     pub fn new() -> Self {
         let mut world = Self::born();
-        world.ok(world.admission(1, vec![DIGEST]));
-        world.connect();
-        world
-            .ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
-        world.ok(world.credential(1, SECRET));
-        world.carry().unwrap();
+        world.furnish();
         world
     }
 
     /// An instance and nothing more.
     pub fn born() -> Self {
-        let manifest = canonical::encode(&manifest()).unwrap();
-        let mut world = Self {
-            enclave: cold([7; 32], MEASUREMENT),
-            now: Time::from_ms(START_MS),
-            log: vec![],
-            blobs: BTreeMap::new(),
-            salts: vec![],
-            manifest: manifest.clone(),
-            sealed_root: vec![],
-            facts: None,
-            supervisor: Supervisor::new(),
-            link: LinkState::Ended,
-            transcript: vec![],
-        };
-        match world.birth(manifest).unwrap() {
-            Answer::Born { sealed_root } => world.sealed_root = sealed_root,
-            other => panic!("{other:?}"),
-        }
-        world.finish_boot();
-        world
+        Self::born_in(cold([7; 32], MEASUREMENT), MEASUREMENT)
     }
 
     /// The same host, with another log.
     pub fn with_log(other: &Self, log: Vec<Vec<u8>>) -> Self {
         Self {
             enclave: cold([7; 32], MEASUREMENT),
+            measurement: MEASUREMENT,
             now: other.now,
             log,
             blobs: other.blobs.clone(),
@@ -138,9 +132,86 @@ impl World {
 
     pub fn try_reboot(&mut self) -> Result<(), Reason> {
         self.enclave = cold([7; 32], MEASUREMENT);
+        self.restart()
+    }
+
+    /// The first half of a call; time may pass before [`Self::apply`].
+    pub fn check(&self, command: Command) -> Checked {
+        let call = Call { version: WIRE_VERSION, now: self.now, command };
+        self.enclave.check(&wire::encode(&call).unwrap(), &mut rng())
+    }
+
+    /// The second half of a call.
+    pub fn apply(&mut self, checked: Checked) -> Result<Answer, Reason> {
+        let reply = self.enclave.apply(checked, &mut rng());
+        let reply: Reply = wire::decode(&reply, usize::MAX).unwrap();
+        self.carry_out(reply.effects);
+        reply.answer
+    }
+}
+
+impl<E: Answers> World<E> {
+    /// An instance that is born in this enclave, and nothing more.
+    pub fn born_in(enclave: E, measurement: Hash) -> Self {
+        let manifest = canonical::encode(&manifest()).unwrap();
+        let mut world = Self {
+            enclave,
+            measurement,
+            now: Time::from_ms(START_MS),
+            log: vec![],
+            blobs: BTreeMap::new(),
+            salts: vec![],
+            manifest: manifest.clone(),
+            sealed_root: vec![],
+            facts: None,
+            supervisor: Supervisor { measurement, ..Supervisor::new() },
+            link: LinkState::Ended,
+            transcript: vec![],
+        };
+        match world.birth(manifest).unwrap() {
+            Answer::Born { sealed_root } => world.sealed_root = sealed_root,
+            other => panic!("{other:?}"),
+        }
+        world.finish_boot();
+        world
+    }
+
+    /// A policy, a credential and a sandbox.
+    pub fn furnish(&mut self) {
+        self.ok(self.admission(1, vec![DIGEST]));
+        self.connect();
+        self.ok(Command::ActivatePolicy { policy: sign_policy(policy_document(1), &policy_key()) });
+        self.ok(self.credential(1, SECRET));
+        self.carry().unwrap();
+    }
+
+    /// The same host around another enclave, which is still cold.
+    pub fn moved_to<F: Answers>(self, enclave: F) -> World<F> {
+        let Self { measurement, now, log, blobs, salts, manifest, sealed_root, .. } = self;
+        let Self { facts, supervisor, link, transcript, .. } = self;
+        World {
+            enclave,
+            measurement,
+            now,
+            log,
+            blobs,
+            salts,
+            manifest,
+            sealed_root,
+            facts,
+            supervisor,
+            link,
+            transcript,
+        }
+    }
+
+    /// Boots a cold enclave from what the host kept.
+    pub fn restart(&mut self) -> Result<(), Reason> {
         self.boot()?;
-        let leaves = self.log.clone();
-        self.call(Command::Replay { leaves })?;
+        let log = self.log.clone();
+        for leaves in log.chunks(REPLAY_COUNT_MAX) {
+            self.call(Command::Replay { leaves: leaves.to_vec() })?;
+        }
         self.try_finish_boot()
     }
 
@@ -162,8 +233,7 @@ impl World {
 
     /// One raw call.
     pub fn raw(&mut self, bytes: &[u8]) -> Reply {
-        let checked = self.enclave.check(bytes, &mut rng());
-        let reply = self.enclave.apply(checked, &mut rng());
+        let reply = self.enclave.answer(bytes);
         self.transcript.extend_from_slice(&reply);
         wire::decode(&reply, usize::MAX).unwrap()
     }
@@ -172,20 +242,6 @@ impl World {
     pub fn call(&mut self, command: Command) -> Result<Answer, Reason> {
         let call = Call { version: WIRE_VERSION, now: self.now, command };
         let reply = self.raw(&wire::encode(&call).unwrap());
-        self.carry_out(reply.effects);
-        reply.answer
-    }
-
-    /// The first half of a call; time may pass before [`Self::apply`].
-    pub fn check(&self, command: Command) -> Checked {
-        let call = Call { version: WIRE_VERSION, now: self.now, command };
-        self.enclave.check(&wire::encode(&call).unwrap(), &mut rng())
-    }
-
-    /// The second half of a call.
-    pub fn apply(&mut self, checked: Checked) -> Result<Answer, Reason> {
-        let reply = self.enclave.apply(checked, &mut rng());
-        let reply: Reply = wire::decode(&reply, usize::MAX).unwrap();
         self.carry_out(reply.effects);
         reply.answer
     }
@@ -287,7 +343,7 @@ impl World {
             format: AdmissionFormat::V1,
             instance: self.facts().instance,
             version,
-            enclaves: vec![MEASUREMENT],
+            enclaves: vec![self.measurement],
             sandboxes: vec![AdmittedSandbox {
                 launch_digest: Bytes(DIGEST.to_vec()),
                 level: SandboxLevel::Native,

@@ -54,6 +54,7 @@ pub type Show = Arc<dyn Fn(Stage, ReportData, Time) -> Vec<u8> + Send + Sync>;
 /// What a supervisor asks of an enclave: roots and policy of the manifest, a MRENCLAVE, and that
 /// the boot's evidence vouches for the key.
 pub struct EnclaveCheck {
+    pub measurement: Hash,
     pub facts: Facts,
     pub now: Time,
 }
@@ -66,7 +67,7 @@ impl EnclaveCheck {
         let manifest = manifest();
         let verdict = sgx::verify(&evidence, &manifest.sgx_roots, &manifest.sgx_policy, self.now);
         let verdict = verdict.map_err(|_| Refused)?;
-        let admitted = [MEASUREMENT, NEXT].contains(&verdict.mrenclave);
+        let admitted = [self.measurement, NEXT].contains(&verdict.mrenclave);
         if admitted && verdict.report_data == *report_data { Ok(()) } else { Err(Refused) }
     }
 }
@@ -103,6 +104,8 @@ pub enum End {
 
 /// One life of a supervisor.
 pub struct Supervisor {
+    /// The enclave that it takes jobs from.
+    pub measurement: Hash,
     pub key: ChannelKey,
     pub show: Show,
     /// What the host has told it of the enclave.
@@ -126,6 +129,7 @@ impl Supervisor {
         show: impl Fn(Stage, ReportData, Time) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
         Self {
+            measurement: MEASUREMENT,
             key: ChannelKey::generate(&mut rng()),
             show: Arc::new(show),
             facts: None,
@@ -152,7 +156,8 @@ impl Supervisor {
     }
 
     fn check(&self, now: Time) -> Arc<EnclaveCheck> {
-        Arc::new(EnclaveCheck { facts: self.facts.clone().unwrap(), now })
+        let facts = self.facts.clone().unwrap();
+        Arc::new(EnclaveCheck { measurement: self.measurement, facts, now })
     }
 
     pub fn take(&mut self, step: Result<Step<EnclaveCheck>, Failure>, now: Time) {
@@ -216,7 +221,7 @@ impl Supervisor {
     }
 }
 
-impl World {
+impl<E: Answers> World<E> {
     /// A new connection to the supervisor, by an honest host.
     pub fn connect(&mut self) {
         self.try_connect().unwrap();
