@@ -108,6 +108,7 @@ impl Host {
         let manifest = documents::hostile_manifest();
         let world = World {
             enclave: cold([7; 32], MEASUREMENT),
+            measurement: MEASUREMENT,
             now: Time::from_ms(START_MS),
             log: vec![],
             blobs: Default::default(),

@@ -1,7 +1,7 @@
 //! A hostile host: sequences of calls against a real instance, and oracles that know better.
 //!
 //! A seed makes a list of [`Step`]s; each is one thing that a host can do, whatever came before, so
-//! that any list of steps can be run and a failing one can be shortened. The [`Model`] sees what was
+//! that any list of steps can be run and a failing one can be shortened. The model sees what was
 //! sent and what came back, knows what the honest holders of keys have signed, and says what should
 //! never have happened. It asks the enclave nothing.
 //!

@@ -79,14 +79,17 @@ pub(super) struct Root {
     instance: Hash,
 }
 
-type SealedRoot = (u8, u32, ([u8; 32], [u8; 16], u16), [u8; 12], Vec<u8>);
+type Wrapped = (([u8; 32], [u8; 16], u16), [u8; 12], Vec<u8>);
+/// Format and epoch; counter and package of the hand-over that it came by, of which there is none.
+type SealedRoot = (u8, u32, (u64, Hash), Wrapped);
 type StoredCredential = (u8, Vec<u8>, [u8; 32], [u8; 32], [u8; 12], Vec<u8>);
 type WrappedSalt = (u64, [u8; 12], Vec<u8>);
 
 impl Root {
     pub(super) fn open(machine: &Machine, instance: Hash, sealed: &[u8]) -> Option<Self> {
-        let (_, epoch, (key_id, cpu_svn, isv_svn), nonce, ciphertext) =
+        let (_, epoch, (counter, package), wrapped) =
             wire::decode::<SealedRoot>(sealed, usize::MAX).ok()?;
+        let ((key_id, cpu_svn, isv_svn), nonce, ciphertext) = wrapped;
         let mut request = [0; 512];
         request[..4].copy_from_slice(&[4, 0, 1, 0]);
         request[4..6].copy_from_slice(&isv_svn.to_le_bytes());
@@ -95,7 +98,10 @@ impl Root {
         request[40..72].copy_from_slice(&key_id);
         request[72..76].fill(0xff);
         let l0: [u8; 32] = derive(machine.egetkey(&request)?.bytes(), b"", &[b"toani/v1/l0"]);
-        let aad = fields(&[b"toani/v1/root", instance.as_bytes(), &epoch.to_be_bytes()]);
+        let (epoch, counter) = (epoch.to_be_bytes(), counter.to_be_bytes());
+        let parts: [&[u8]; 5] =
+            [b"toani/v1/root", instance.as_bytes(), &epoch, &counter, package.as_bytes()];
+        let aad = fields(&parts);
         let l1 = decrypt(&l0, nonce, &aad, &ciphertext)?.try_into().ok()?;
         Some(Self { l1, instance })
     }

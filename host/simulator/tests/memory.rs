@@ -169,8 +169,10 @@ impl Keys {
         let processor = Processor::open_or_create(machine).unwrap();
         let sealing = processor.egetkey(identity, &sealed.key_request()).unwrap();
         let (l0_prk, l0) = hkdf(&sealing, b"", &[b"toani/v1/l0"], 32);
-        let hand_overs = sealed.hand_overs.to_be_bytes();
-        let aad = fields(&[b"toani/v1/root", instance.as_bytes(), &epoch, &hand_overs]);
+        let counter = sealed.counter.to_be_bytes();
+        let root_aad: [&[u8]; 5] =
+            [b"toani/v1/root", instance.as_bytes(), &epoch, &counter, sealed.package.as_bytes()];
+        let aad = fields(&root_aad);
         let root = open(&l0, sealed.nonce, &aad, &sealed.ciphertext);
 
         let mut stored = world.blobs.values().filter_map(|blob| StoredCredential::read(blob));
@@ -234,7 +236,9 @@ fn open(key: &[u8], nonce: [u8; 12], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
 struct SealedRoot {
     format: u8,
     epoch: u32,
-    hand_overs: u64,
+    /// Of the hand-over that it came by; none here.
+    counter: u64,
+    package: Hash,
     key_id: [u8; 32],
     cpu_svn: [u8; 16],
     isv_svn: u16,
