@@ -42,7 +42,8 @@ pub(crate) enum HandOverCommand {
     },
     /// As an operator: allow one hand-over, to the enclave that has made this request.
     ///
-    /// Example: toani hand-over sign request.json --to MRENCLAVE --out statement.json
+    /// Example: toani hand-over sign request.json --out statement.json --to
+    /// 8d402b7fa0119c04efce3137c3ba632008e0ee8ae307d74632712944877d149c
     Sign(Sign),
     /// On the side that has the root: give it away. The plane is stopped, and stays so.
     ///
@@ -89,10 +90,10 @@ impl EnclaveArguments {
 pub(crate) struct Sign {
     request: PathBuf,
     /// MRENCLAVE of the image that is to take the root, as `./x image` prints it.
-    #[arg(long)]
+    #[arg(long, value_parser = mrenclave)]
     to: Hash,
     /// MRENCLAVE of the image that gives it; by default the running plane's. The trust file names it.
-    #[arg(long, requires = "counter")]
+    #[arg(long, requires = "counter", value_parser = mrenclave)]
     from: Option<Hash>,
     /// One more than the instance's hand-overs so far; by default the running plane is asked.
     #[arg(long, requires = "from")]
@@ -109,6 +110,12 @@ pub(crate) struct Sign {
     /// Where the statement goes.
     #[arg(long)]
     out: PathBuf,
+}
+
+/// 64 hexadecimal digits, as builds print them, or with `sha256:` before, as documents have it.
+fn mrenclave(text: &str) -> Result<Hash, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    format!("sha256:{digits}").parse().map_err(|error| format!("{error}"))
 }
 
 pub(crate) async fn run(
