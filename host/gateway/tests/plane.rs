@@ -194,6 +194,25 @@ async fn a_lost_enclave_ends_the_boot_and_the_next_one_goes_on() {
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
 
+/// A store of another log, or an empty one, disables everything: then nothing starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_does_not_start_with_a_store_that_knows_none_of_it() {
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    assert_eq!(plane.stop().await, Exit::Stopped);
+    for entry in std::fs::read_dir(instance.data.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("store.sqlite") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    std::fs::write(instance.data.path().join("store.sqlite"), b"").unwrap();
+    let started = toani_gateway::serve(instance.config(), std::future::pending(), |_| {});
+    let refused = tokio::time::timeout(LIMIT, started).await.unwrap();
+    assert!(matches!(refused, Err(toani_gateway::BootError::StoreLost)), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_lasts_proves_itself_again() {
     let instance = Instance::born().await;

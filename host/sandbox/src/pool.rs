@@ -3,10 +3,11 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use toani_protocol::policy::Class;
+use tokio::time::Instant;
 
 use crate::{
     driver::{Driver, Parked, PrepareError},
@@ -17,7 +18,7 @@ use crate::{
 pub const WAITING_MAX: usize = 8;
 /// Classes that containers wait for; the one that was asked for longest ago makes room.
 const CLASSES_MAX: usize = 8;
-/// A container that has waited for so long is ended unused.
+/// A container that has waited for so long is ended unused, when one of its class is asked for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// The containers of one driver.
@@ -221,6 +222,16 @@ mod tests {
         assert_eq!(pool.take(&Class::default()).await.unwrap().number, 3);
         // The given one and the three.
         assert_eq!(pool.driver.ended.available_permits(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waited_too_long_is_never_given() {
+        let pool = Pool::new(Arc::new(Counting::new()));
+        filled(&pool, &Class::default()).await;
+        tokio::time::advance(WAIT_MAX).await;
+        assert_eq!(pool.take(&Class::default()).await.unwrap().number, WAITING_MAX);
+        // All that waited, and the one that was given.
+        assert_eq!(pool.driver.ended.available_permits(), WAITING_MAX + 1);
     }
 
     #[tokio::test]
