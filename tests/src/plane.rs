@@ -51,6 +51,7 @@ pub struct Plane {
     /// What `toani serve` said last.
     announced: Value,
     process: Option<Child>,
+    sandbox: &'static str,
 }
 
 /// Names the simulated machine to the commands that need it.
@@ -65,6 +66,7 @@ impl Plane {
             home: home.to_path_buf(),
             // The same for all planes of one build.
             machine: programs.parent().unwrap_or(programs).join("simulated-machine"),
+            sandbox: "native",
             born: Value::Null,
             announced: Value::Null,
             process: None,
@@ -103,6 +105,7 @@ impl Plane {
             served: self.served.clone(),
             home: home.to_path_buf(),
             machine: machine.to_path_buf(),
+            sandbox: self.sandbox,
             born: self.born.clone(),
             announced: Value::Null,
             process: None,
@@ -174,7 +177,7 @@ impl Plane {
             .env(MACHINE, &self.machine)
             .args(["--json", "--home"])
             .arg(&self.home)
-            .args(["serve", "--programs"])
+            .args(["serve", "--sandbox", self.sandbox, "--programs"])
             .arg(&self.served)
             .args(listen)
             .args(options)
@@ -242,10 +245,20 @@ impl Plane {
         })
     }
 
+    /// What holds connectors; natively if nothing is said.
+    pub fn held_by(&mut self, sandbox: &'static str) {
+        self.sandbox = sandbox;
+    }
+
+    /// Admits what holds connectors here.
+    pub fn admit(&self) -> anyhow::Result<()> {
+        self.toani(&["admission", "admit", "--sandbox", self.sandbox])?.ok().map(drop)
+    }
+
     /// Admits the sandbox, activates the brokerage's policy with an agent and an approver, and
     /// seals the token.
     pub fn furnish(&self, upstream: &Brokerage, token: &str) -> anyhow::Result<()> {
-        self.toani(&["admission", "admit", "--sandbox"])?.ok()?;
+        self.admit()?;
         self.activate(upstream)?;
         self.seal(upstream, token)?;
         self.wait_until_ready()

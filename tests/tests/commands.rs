@@ -110,7 +110,7 @@ fn every_command_speaks_to_machines() {
     let status = "instance log proven_at ready sandbox_connected sandbox_means tee_means";
     world.says(&["status"], "", status);
     world.says(
-        &["admission", "admit", "--sandbox"],
+        &["admission", "admit", "--sandbox", "native"],
         "",
         "chip enclave hash launch_digest level sandbox version",
     );
@@ -267,7 +267,7 @@ fn take_back(world: &World) {
 fn at_a_terminal_people_see_and_are_asked() {
     let mut world = World::new();
     world.plane.serve().unwrap();
-    world.plane.toani(&["admission", "admit", "--sandbox"]).unwrap().ok().unwrap();
+    world.plane.admit().unwrap();
     world.plane.activate(&world.upstream).unwrap();
     let endpoint = format!("127.0.0.1:{}", world.upstream.port());
     let (spki, add) = (world.upstream.spki(), ["credential", "add", "broker", "--private"]);
@@ -316,7 +316,7 @@ fn without_a_plane_each_command_says_what_to_do() {
     let answers = "toani serve";
     for arguments in [
         vec!["status"],
-        vec!["admission", "admit", "--sandbox"],
+        vec!["admission", "admit", "--sandbox", "native"],
         vec!["credential", "add", "x", "--endpoint", "a.example"],
         vec!["credential", "rotate", "x", "--endpoint", "a.example"],
         vec!["credential", "revoke", "x"],

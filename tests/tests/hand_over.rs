@@ -115,7 +115,7 @@ fn an_instance_with_data_is_upgraded_and_goes_on() {
     let taken = world.takes().ok().unwrap();
     assert_eq!(taken["mrenclave"], mrenclave.to_string());
     world.plane.serve().unwrap();
-    world.plane.toani(&["admission", "admit", "--sandbox"]).unwrap().ok().unwrap();
+    world.plane.admit().unwrap();
     world.plane.wait_until_ready().unwrap();
     let after = world.instance();
     for same in ["instance", "chain_key", "intake_key"] {
@@ -159,7 +159,7 @@ fn a_root_that_came_to_nothing_is_given_again() {
     assert!(behind.contains("handed_over"), "the first root is over: {behind}");
     world.takes().ok().unwrap();
     world.plane.serve().unwrap();
-    world.plane.toani(&["admission", "admit", "--sandbox"]).unwrap().ok().unwrap();
+    world.plane.admit().unwrap();
     world.plane.wait_until_ready().unwrap();
     assert_eq!(world.instance()["hand_overs"], 2);
     world.reads();

@@ -27,7 +27,7 @@ const ISV_SVN: u16 = 1;
 /// When this version was numbered, YYYYMMDD in binary-coded decimal: the same image gives the same
 /// structure on any day.
 const ISV_SVN_DATE: u32 = 0x2026_1125;
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -122,7 +122,7 @@ pub(crate) fn build(root: &Path, key: Option<&Path>) -> Result<Built> {
 }
 
 /// Under another name first: a program that runs may have the old one mapped.
-fn put(file: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn put(file: &Path, bytes: &[u8]) -> Result<()> {
     let aside = file.with_extension("new");
     std::fs::write(&aside, bytes).with_context(|| format!("cannot write {}", aside.display()))?;
     std::fs::rename(&aside, file)?;
@@ -132,22 +132,51 @@ fn put(file: &Path, bytes: &[u8]) -> Result<()> {
 /// Builds a copy of the sources in another folder, and compares the files.
 fn same_elsewhere(built: &Built) -> Result<()> {
     step("building the image once more, in another folder");
-    let elsewhere = tempfile::Builder::new().prefix("toani-elsewhere-").tempdir()?;
-    let copy = elsewhere.path().join("a/deeper/folder");
-    for path in list_files(&root())? {
-        let (from, to) = (root().join(&path), copy.join(&path));
-        // Listed, but deleted and not yet committed.
-        if from.is_file() {
-            std::fs::create_dir_all(to.parent().unwrap_or(&copy))?;
-            std::fs::copy(from, to)?;
-        }
-    }
-    let linked = link_to(&copy, &elsewhere.path().join("target"))?;
+    let elsewhere = Elsewhere::new()?;
+    let linked = link_to(&elsewhere.sources, &elsewhere.target)?;
     if std::fs::read(linked)? != std::fs::read(&built.file)? {
         bail!("another folder gives another image: something of the folder's name is in it");
     }
     println!("twice      the same file from two folders");
     Ok(())
+}
+
+/// A copy of the sources in a folder of another name and depth.
+pub(crate) struct Elsewhere {
+    _folder: tempfile::TempDir,
+    pub(crate) sources: PathBuf,
+    pub(crate) target: PathBuf,
+}
+
+impl Elsewhere {
+    pub(crate) fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("toani-elsewhere-").tempdir()?;
+        let sources = folder.path().join("a/deeper/folder");
+        for path in list_files(&root())? {
+            let (from, to) = (root().join(&path), sources.join(&path));
+            // Listed, but deleted and not yet committed.
+            if from.is_file() {
+                std::fs::create_dir_all(to.parent().unwrap_or(&sources))?;
+                std::fs::copy(from, to)?;
+            }
+        }
+        let target = folder.path().join("target");
+        Ok(Self { _folder: folder, sources, target })
+    }
+}
+
+/// The compiler's flags by which sources stand in panic messages under names that are the same
+/// everywhere.
+pub(crate) fn remapped(root: &Path) -> Result<[String; 2]> {
+    let registry = cargo_home()?.join("registry").join("src");
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    Ok([remap(root, "/toani"), remap(&registry, "/registry")])
+}
+
+/// Flags for every crate, as an argument of cargo's `--config`.
+pub(crate) fn for_every_crate(flags: &[String]) -> String {
+    let quoted: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
+    format!("build.rustflags=[{}]", quoted.join(","))
 }
 
 /// Compiles and links.
@@ -157,15 +186,10 @@ fn link(root: &Path) -> Result<PathBuf> {
 
 fn link_to(root: &Path, target: &Path) -> Result<PathBuf> {
     step("building the enclave's image");
-    let registry = cargo_home()?.join("registry").join("src");
-    // Sources stand in panic messages: under names that are the same everywhere.
-    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let flags = [remap(root, "/toani"), remap(&registry, "/registry")];
-    let flags: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
     let status = cargo_command()
         .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
         .arg(target)
-        .args(["--config", &format!("build.rustflags=[{}]", flags.join(","))])
+        .args(["--config", &for_every_crate(&remapped(root)?)])
         .env("RUSTC_WRAPPER", root.join("image").join("rustc.sh"))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

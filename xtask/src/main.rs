@@ -5,7 +5,9 @@ mod gates;
 mod image;
 mod lexer;
 mod repo;
+mod root_file_system;
 mod run;
+mod runsc;
 mod signing;
 mod tools;
 mod wipe;
@@ -24,6 +26,7 @@ pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
         "format, lints, docs and the invariants of the architecture (--invariants: these only)",
     ),
     ("image", "build the enclave's image and print its MRENCLAVE (--bless: commit to it)"),
+    ("image connector", "build the connectors' root file system and print its digest (--twice)"),
     ("bench", "the benchmarks, as JSON"),
     ("fuzz", "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)"),
 ];
@@ -51,14 +54,17 @@ fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
         "setup" => run::setup(),
         "demo" => run::demo(rest),
         "test" => run::test(rest),
-        "image" => image::image(rest),
+        "image" => match rest.split_first() {
+            Some((kind, rest)) if kind == "connector" => root_file_system::connector(rest),
+            _ => image::image(rest),
+        },
         "check" => check::run(rest),
         "bench" => run::bench(rest),
         "fuzz" => run::fuzz(rest),
         "help" | "--help" | "-h" => {
             println!("./x SUBCOMMAND\n");
             for (name, what) in SUBCOMMANDS {
-                println!("  {name:<6} {what}");
+                println!("  {name:<15} {what}");
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     image,
     repo::{IMAGE, root},
-    tools, wipe,
+    root_file_system, runsc, tools, wipe,
 };
 
 /// Packages whose release binaries the demo and the end-to-end tests start.
@@ -40,6 +40,7 @@ pub(crate) fn setup() -> Result<ExitCode> {
     cargo(&["fetch", "--locked"])?;
     cargo_in(IMAGE, &["fetch", "--locked"])?;
     tools::setup()?;
+    runsc::setup()?;
     for advice in machine_advice() {
         println!("note: {advice}");
     }
@@ -132,8 +133,6 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<ExitCode> {
 }
 
 /// Builds everything that the demo, the benchmarks and the end-to-end tests start.
-///
-/// The connector is linked statically: its container holds no libraries.
 pub(crate) fn build_binaries() -> Result<()> {
     step("building the release binaries (some minutes the first time)");
     let mut build = vec!["build", "--release"];
@@ -141,17 +140,8 @@ pub(crate) fn build_binaries() -> Result<()> {
         build.extend(["-p", package]);
     }
     cargo(&build)?;
-    cargo(&[
-        "rustc",
-        "--release",
-        "-p",
-        "toani-connectors",
-        "--bin",
-        "toani-connector",
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ])?;
+    root_file_system::build()?;
+    runsc::setup()?;
     image::build(&root(), None).map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! Programs that tests start and that are no crates.
 
-use std::{os::unix::fs::MetadataExt, process::Command};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -51,6 +51,11 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 fn is_there(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// A program on PATH.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|path| path.is_file())
 }

@@ -7,15 +7,23 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use toani_protocol::{
-    Hash,
-    assurance::SandboxLevel,
-    canonical,
+    Hash, canonical,
     instance::{AdmissionFormat, AdmissionList, AdmittedSandbox, TcbVersion},
     sign::{Bytes, Label, Signed},
     trust::TrustFile,
 };
 
-use crate::{client::Client, home::Home, keys, output::Output, serve::programs, tee};
+use toani_sandbox::root::RootFileSystem;
+
+use crate::{
+    client::Client,
+    home::Home,
+    keys,
+    output::Output,
+    sandbox::{Runtime, Sandbox},
+    serve::programs,
+    tee,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admission {
@@ -24,9 +32,14 @@ pub(crate) enum Admission {
     ///
     /// Example: toani admission admit --sandbox
     Admit {
-        /// Measure the sandbox's programs here and admit them.
-        #[arg(long, required = true)]
-        sandbox: bool,
+        /// Measure what holds connectors here, and admit it at its level: gvisor if nothing is
+        /// named.
+        #[arg(
+            long, value_enum, required = true, num_args = 0..=1, default_missing_value = "gvisor"
+        )]
+        sandbox: Sandbox,
+        #[command(flatten)]
+        runtime: Runtime,
         /// Where the plane's programs are; by default beside this one.
         #[arg(long)]
         programs: Option<PathBuf>,
@@ -43,11 +56,11 @@ pub(crate) async fn run(
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let Admission::Admit { sandbox: _, programs: given, machine } = command;
+    let Admission::Admit { sandbox, runtime, programs: given, machine } = command;
     let programs = programs(given)?;
-    let (supervisor, connector) =
-        (programs.join("toani-sandbox"), programs.join("toani-connector"));
-    let digest = toani_sandbox::launch_digest(&supervisor, &connector)
+    let root = RootFileSystem::open(&programs.join("connector.tar"))?.digest();
+    let driver = runtime.driver(sandbox, &programs)?;
+    let digest = toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root)
         .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let launch_digest = Bytes(digest.to_vec());
     let trust = home.trust()?;
@@ -56,7 +69,7 @@ pub(crate) async fn run(
     let mrenclave = mrenclave(&trust, &instance)?;
     let version = instance.get("admission_version").and_then(Value::as_u64).unwrap_or(0);
     let version = version.saturating_add(1);
-    let level = SandboxLevel::Native;
+    let level = sandbox.level();
     let list = AdmissionList {
         format: AdmissionFormat::V1,
         instance: trust.instance,
@@ -78,7 +91,7 @@ pub(crate) async fn run(
         "launch_digest": launch_digest, "chip": chip, "level": level,
     });
     output.result(&result, |output| {
-        format!("{} sandbox {sandbox} at level native", output.good("Admitted:"))
+        format!("{} sandbox {sandbox} at level {}", output.good("Admitted:"), level.as_str())
     });
     Ok(())
 }
@@ -91,7 +104,7 @@ fn chip(
 ) -> anyhow::Result<Bytes> {
     let Some(machine) = tee::simulated_chip(&trust.snp_roots, machine) else {
         bail!(
-            "this instance believes AMD's roots alone, and the native sandbox is in no SEV-SNP \
+            "this instance believes AMD's roots alone, and a sandbox of this machine is in no SEV-SNP \
              guest: there is nothing to admit"
         );
     };

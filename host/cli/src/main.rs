@@ -22,6 +22,7 @@ mod passkey;
 mod policies;
 mod policy_keys;
 mod run;
+mod sandbox;
 mod serve;
 mod status;
 mod tee;

@@ -14,6 +14,7 @@ use crate::{
     client::ADDRESS_FILE,
     home::{self, Home},
     output::Output,
+    sandbox::{Runtime, Sandbox},
     tee,
 };
 
@@ -35,6 +36,11 @@ pub(crate) struct Serve {
     /// The simulated machine's folder, if the instance lives on one; by default one of this user's.
     #[arg(long, env = "TOANI_MACHINE")]
     machine: Option<PathBuf>,
+    /// What holds connectors. The operators admit each by itself, and nothing weaker runs instead.
+    #[arg(long, value_enum, default_value_t = Sandbox::Gvisor)]
+    sandbox: Sandbox,
+    #[command(flatten)]
+    runtime: Runtime,
     /// Executions that run at once.
     #[arg(long, default_value_t = 64)]
     executions: u32,
@@ -115,7 +121,7 @@ pub(crate) fn programs(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             own.parent().context("this program stands in no folder")?.to_path_buf()
         }
     };
-    for program in [tee::IMAGE, tee::SIMULATOR, tee::SGX, "toani-sandbox", "toani-connector"] {
+    for program in [tee::IMAGE, tee::SIMULATOR, tee::SGX, "toani-sandbox", "connector.tar"] {
         if !folder.join(program).is_file() {
             bail!(
                 "there is no {program} in {}; --programs names the folder with the plane's programs",
@@ -140,6 +146,7 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
     let simulated_chip = tee::simulated_chip(&manifest.snp_roots, command.machine.clone());
     let runner = tee::runner(&programs, command.machine, &home.data(), &manifest)?;
     let mut config = Config::new(&home.data(), &programs, runner);
+    config.driver = command.runtime.driver(command.sandbox, &programs)?;
     config.simulated_chip = simulated_chip;
     config.listen = command.listen;
     config.executions_at_once = command.executions;

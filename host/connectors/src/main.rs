@@ -1,9 +1,18 @@
-//! `toani-connector`: one job in, one reply out.
+//! `toani-connector`: a word that it waits, one job in, one reply out.
 
-use std::{fs::File, io, os::fd::AsFd, process::ExitCode};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    process::ExitCode,
+};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use toani_connectors::{direct_api, frame, inherited};
+use toani_connectors::{confinement, direct_api, frame, inherited};
+use toani_protocol::job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS};
+
+/// The argument with which a driver asks what the container is.
+const REPORT: &str = "confinement";
 
 /// Every block of memory is wiped when it is freed, also those of the libraries that hold the
 /// credential and the raw response on their way.
@@ -17,9 +26,19 @@ fn main() -> ExitCode {
     if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
         return ExitCode::FAILURE;
     }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == REPORT) {
+        let report = confinement::report();
+        return exit(unbuffered(io::stdout()).and_then(|mut out| out.write_all(report.as_bytes())));
+    }
     let Some(door) = inherited::take_door() else {
         return ExitCode::FAILURE;
     };
+    let confined = confinement::filter_is_in_force();
+    let word = if confined { CONNECTOR_WAITS } else { CONNECTOR_UNCONFINED };
+    let said = unbuffered(io::stdout()).and_then(|mut output| output.write_all(&[word]));
+    if !confined || said.is_err() {
+        return ExitCode::FAILURE;
+    }
     let Ok(job) = unbuffered(io::stdin()).and_then(frame::read_job) else {
         return ExitCode::FAILURE;
     };
@@ -29,7 +48,11 @@ fn main() -> ExitCode {
     if let toani_protocol::job::JobEnd::Response { body, .. } = &mut reply {
         zeroize::Zeroize::zeroize(body);
     }
-    match written {
+    exit(written)
+}
+
+fn exit(done: io::Result<()>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -39,6 +39,7 @@ use std::{
 
 use toani_enclave_host::Runner;
 use toani_protocol::{BootId, assurance::Tee, limits::OUTCOME_WAIT_MS_MAX, wire::Command};
+use toani_sandbox::DriverKind;
 use toani_store::{RedisReplay, ReplayError};
 use tokio::sync::{oneshot, watch};
 
@@ -119,8 +120,10 @@ pub struct Config {
     pub admin: Option<AdminPort>,
     /// `toani-sandbox`.
     pub sandbox_program: PathBuf,
-    /// `toani-connector`, linked statically.
-    pub connector_program: PathBuf,
+    /// What holds connectors.
+    pub driver: DriverKind,
+    /// The archive that containers run; `./x image connector` builds it.
+    pub root_file_system: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor. Without it
     /// the supervisor has to have hardware that does.
     pub simulated_chip: Option<PathBuf>,
@@ -149,7 +152,8 @@ impl Config {
             tls: None,
             admin: None,
             sandbox_program: programs.join("toani-sandbox"),
-            connector_program: programs.join("toani-connector"),
+            driver: DriverKind::Gvisor { runsc: programs.join("runsc") },
+            root_file_system: programs.join("connector.tar"),
             simulated_chip: None,
             replay: Replay::Embedded,
             renew_every: Duration::from_secs(24 * 3600),
@@ -216,7 +220,8 @@ pub async fn serve(
     let admin_address = admins.as_ref().map(listen::Port::address).transpose()?;
     let paths = toani_sandbox::SupervisorPaths {
         supervisor: config.sandbox_program.clone(),
-        connector: config.connector_program.clone(),
+        driver: config.driver.clone(),
+        root_file_system: config.root_file_system.clone(),
         simulated_chip: config.simulated_chip.clone(),
     };
     let (alive, gone) = oneshot::channel();

@@ -9,7 +9,11 @@ use std::{
     os::fd::AsFd,
 };
 
-use toani_protocol::{job::JobEnd, wire};
+use toani_connectors::confinement;
+use toani_protocol::{
+    job::{CONNECTOR_WAITS, JobEnd},
+    wire,
+};
 
 const NULL: usize = 0;
 
@@ -96,7 +100,11 @@ fn tries() -> Vec<(&'static str, i32)> {
 }
 
 fn main() -> std::io::Result<()> {
+    if std::env::args_os().count() > 1 {
+        return std::io::stdout().write_all(confinement::report().as_bytes());
+    }
     let mut stream = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    stream.write_all(&[CONNECTOR_WAITS])?;
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix)?;
     let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(0);
@@ -114,7 +122,9 @@ fn main() -> std::io::Result<()> {
     door.read_exact(&mut answer)?;
 
     let mut report = format!("door {}\n", String::from_utf8_lossy(&answer));
-    let _ = writeln!(report, "environment {}", std::env::vars_os().count());
+    let environment: Vec<_> =
+        std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
+    let _ = writeln!(report, "environment {}", environment.join(","));
     let _ = writeln!(report, "arguments {}", std::env::args_os().count());
     for (name, errno) in tries() {
         let _ = writeln!(report, "{name} {errno}");

@@ -18,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::messages::{self, FromSupervisor, ToSupervisor};
+use crate::{
+    driver::DriverKind,
+    messages::{self, FromSupervisor, ToSupervisor},
+};
 
 /// Longest time from starting a supervisor to its word that it is ready.
 const READY_MS_MAX: u64 = 20_000;
@@ -27,13 +30,14 @@ const OUTGOING_MAX: usize = 4_096;
 /// Messages from the supervisor that nobody has taken; more wait in the stream.
 const INCOMING_MAX: usize = 64;
 
-/// Where the two programs are, and what vouches for them.
+/// What a supervisor is made of, and what vouches for it.
 #[derive(Debug, Clone)]
 pub struct SupervisorPaths {
     /// `toani-sandbox`.
     pub supervisor: PathBuf,
-    /// `toani-connector`, linked statically.
-    pub connector: PathBuf,
+    pub driver: DriverKind,
+    /// The archive that containers run, see [`root`](crate::root).
+    pub root_file_system: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor.
     pub simulated_chip: Option<PathBuf>,
 }
@@ -140,7 +144,8 @@ async fn start(
     let mut command = Command::new(&paths.supervisor);
     command
         .arg("supervise")
-        .arg(&paths.connector)
+        .args(driver_arguments(&paths.driver))
+        .arg(&paths.root_file_system)
         .args(
             paths.simulated_chip.iter().flat_map(|machine| {
                 [std::ffi::OsStr::new("--simulated-chip"), machine.as_os_str()]
@@ -168,6 +173,13 @@ async fn start(
     })?;
     let pid = start.await.map_err(std::io::Error::other)??;
     Ok((pid, gone))
+}
+
+fn driver_arguments(driver: &DriverKind) -> Vec<&std::ffi::OsStr> {
+    match driver {
+        DriverKind::Native => vec!["native".as_ref()],
+        DriverKind::Gvisor { runsc } => vec!["gvisor".as_ref(), runsc.as_os_str()],
+    }
 }
 
 async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<ToSupervisor>) {

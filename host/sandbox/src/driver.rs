@@ -1,8 +1,47 @@
 //! What a driver is: it prepares containers, and each is used once.
 
-use toani_protocol::{job::JobOutcome, policy::Class};
+use std::path::PathBuf;
+
+use toani_protocol::{
+    job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS, JobOutcome},
+    policy::Class,
+};
+use tokio::{io::AsyncReadExt, net::UnixStream};
 
 use crate::execution::Work;
+
+/// Which driver, and what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverKind {
+    /// Namespaces and a filter of system calls.
+    Native,
+    /// A runtime with a kernel in user space.
+    Gvisor {
+        /// Its program.
+        runsc: PathBuf,
+    },
+}
+
+/// What a container is made for: of a class, what it cannot be given later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub memory_mib: u32,
+    pub processes: u32,
+    pub tmp_mib: u32,
+}
+
+impl From<&Class> for Size {
+    fn from(class: &Class) -> Self {
+        let Class { memory_mib, processes, tmp_mib, timeout_ms: _, response_bytes_max: _ } = *class;
+        Self { memory_mib, processes, tmp_mib }
+    }
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self::from(&Class::default())
+    }
+}
 
 /// Prepares containers. One that cannot isolate does not come into being.
 pub trait Driver: Send + Sync + 'static {
@@ -12,7 +51,7 @@ pub trait Driver: Send + Sync + 'static {
     /// Starts a container and returns when it is isolated and waits.
     fn prepare(
         &self,
-        class: &Class,
+        size: Size,
     ) -> impl Future<Output = Result<Self::Parked, PrepareError>> + Send;
 }
 
@@ -29,3 +68,21 @@ pub trait Parked: Send + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no container could be started: {0}")]
 pub struct PrepareError(pub String);
+
+/// Returns when the program in the container has said that it is confined and waits.
+pub(crate) async fn waits(job: &mut UnixStream) -> Result<(), PrepareError> {
+    match job.read_u8().await {
+        Ok(CONNECTOR_WAITS) => Ok(()),
+        Ok(CONNECTOR_UNCONFINED) => {
+            Err(PrepareError("the filter of system calls is not in force in it".into()))
+        }
+        Ok(_) => Err(PrepareError("what runs in it is not the connector of this version".into())),
+        Err(_) => Err(PrepareError("it ended before it could wait for a job".into())),
+    }
+}
+
+/// Whether nothing has come from the container, not even its end.
+pub(crate) fn is_silent(job: &UnixStream) -> bool {
+    let mut byte = [0];
+    matches!(job.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}

@@ -8,7 +8,6 @@ use toani_protocol::{
     job::{ConnectorReply, FRAME_PREFIX_BYTES, Job, JobEnd, JobOutcome},
     limits::{DOCUMENT_BYTES_MAX, EXECUTION_MS_MAX, FRAME_BYTES_MAX, RESPONSE_BYTES_MAX},
     plan::Plan,
-    policy::Class,
     wire,
 };
 use tokio::{
@@ -21,6 +20,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     door::{self, Meter},
+    driver::Size,
     scrub::Scrubber,
 };
 
@@ -44,9 +44,9 @@ impl Work {
         Some(Self { plan, job })
     }
 
-    /// The resources of its container.
-    pub fn class(&self) -> &Class {
-        &self.plan.class
+    /// Of the container that it needs.
+    pub fn size(&self) -> Size {
+        Size::from(&self.plan.class)
     }
 
     fn response_bytes_max(&self) -> u32 {

@@ -10,7 +10,10 @@
 //! - [`supervisor`]: what the process `toani-sandbox` does with them.
 //! - `connection`: its end of the attested channel; [`peer`] says whom it takes jobs from,
 //!   [`evidence`] what it shows of itself.
-//! - [`driver`]: what isolates; [`native`] does it with namespaces, seccomp and limits.
+//! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
+//!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
+//!   bounds what it uses.
+//! - [`root`]: the root file system that containers run, by its digest.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
@@ -18,19 +21,24 @@
 //! - [`scrub`]: whether a secret is in what came back.
 
 pub mod address;
+mod cgroup;
 pub mod client;
 mod connection;
 pub mod door;
 pub mod driver;
 pub mod evidence;
 pub mod execution;
+pub mod gvisor;
 pub mod measurement;
 pub mod messages;
 pub mod native;
 pub mod peer;
 pub mod pool;
+pub mod root;
 pub mod scrub;
 pub mod supervisor;
+mod syscalls;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
+pub use driver::DriverKind;
 pub use measurement::launch_digest;

@@ -1,6 +1,6 @@
-//! `toani-sandbox`: the supervisor, and the launcher that it starts.
+//! `toani-sandbox`: the supervisor, and the launchers that it starts.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use rustix::{
@@ -12,15 +12,20 @@ use rustix::{
 };
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
+    DriverKind,
     evidence::SimulatedChip,
+    gvisor::{self, Ended, Gvisor},
     messages::{self, FromSupervisor},
     native::{self, Native},
+    root::RootFileSystem,
     supervisor,
 };
 use tokio::net::UnixStream;
 
 /// Names the folder of a simulated machine, whose chip vouches for this process.
 const SIMULATED_CHIP: &str = "--simulated-chip";
+/// Longest time for tasks to let go of what they hold.
+const SHUTDOWN: Duration = Duration::from_secs(2);
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
@@ -29,16 +34,11 @@ static ALLOCATOR: zeroize::WipingAllocator<std::alloc::System> =
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let done = match arguments.as_slice() {
-        [mode] if mode == native::LAUNCHER_MODE => native::launcher(),
-        [mode, connector, chip, machine] if mode == "supervise" && chip == SIMULATED_CHIP => {
-            supervise(connector.as_ref(), Some(machine.as_ref()))
-        }
-        [mode, connector] if mode == "supervise" => supervise(connector.as_ref(), None),
-        _ => Err(anyhow::anyhow!(
-            "this program is started by toani's gateway, as: \
-             toani-sandbox supervise CONNECTOR {SIMULATED_CHIP} MACHINE"
-        )),
+    let done = match arguments.split_first() {
+        Some((mode, [])) if mode == native::LAUNCHER_MODE => native::launcher(),
+        Some((mode, rest)) if mode == gvisor::LAUNCHER_MODE => gvisor::launcher(rest),
+        Some((mode, rest)) if mode == "supervise" => Supervise::read(rest).and_then(supervise),
+        _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,6 +46,34 @@ fn main() -> ExitCode {
             supervisor::log(&format!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
+    {native | gvisor RUNSC} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
+
+/// What to supervise with.
+struct Supervise {
+    driver: DriverKind,
+    root_file_system: PathBuf,
+    simulated_chip: Option<PathBuf>,
+}
+
+impl Supervise {
+    fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
+        let (driver, rest) = match arguments {
+            [driver, rest @ ..] if driver == "native" => (DriverKind::Native, rest),
+            [driver, runsc, rest @ ..] if driver == "gvisor" => {
+                (DriverKind::Gvisor { runsc: runsc.into() }, rest)
+            }
+            _ => bail!(USAGE),
+        };
+        let (root, simulated_chip) = match rest {
+            [root] => (root, None),
+            [root, chip, machine] if chip == SIMULATED_CHIP => (root, Some(machine.into())),
+            _ => bail!(USAGE),
+        };
+        Ok(Self { driver, root_file_system: root.into(), simulated_chip })
     }
 }
 
@@ -65,7 +93,7 @@ fn harden() -> rustix::io::Result<()> {
     }
 }
 
-fn supervise(connector: &Path, simulated: Option<&Path>) -> anyhow::Result<()> {
+fn supervise(what: Supervise) -> anyhow::Result<()> {
     harden().context("cannot protect the supervisor's memory")?;
     // A panic's message could hold what it tripped over.
     std::panic::set_hook(Box::new(|_| supervisor::log("a task panicked")));
@@ -77,42 +105,73 @@ fn supervise(connector: &Path, simulated: Option<&Path>) -> anyhow::Result<()> {
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let end = runtime.block_on(serve(stream, connector, simulated));
+    let mut ended = None;
+    let end = runtime.block_on(serve(stream, &what, &mut ended));
     // A name that is still being resolved is nothing to wait for.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(SHUTDOWN);
+    // With the runtime everything that holds a container is gone, and so are they soon.
+    if let Some(ended) = ended {
+        ended.wait();
+    }
     end
 }
 
 async fn serve(
     stream: std::os::unix::net::UnixStream,
-    connector: &Path,
-    simulated: Option<&Path>,
+    what: &Supervise,
+    ended: &mut Option<Ended>,
 ) -> anyhow::Result<()> {
     let mut stream = UnixStream::from_std(stream)?;
-    match start(connector, simulated).await {
-        Ok((driver, lost, source, launch_digest)) => tokio::select! {
-            end = supervisor::serve(stream, Arc::new(driver), Arc::new(source), launch_digest) => {
-                end.context("the gateway's stream")
-            }
-            () = lost => bail!("the launcher ended"),
-        },
+    let (driver, source, launch_digest) = match start(what).await {
+        Ok(started) => started,
         Err(error) => {
             let why = format!("{error:#}");
             messages::write(&mut stream, &FromSupervisor::CannotStart(why.clone())).await?;
             bail!(why)
         }
+    };
+    let source = Arc::new(source);
+    match driver {
+        Started::Native(driver, lost) => tokio::select! {
+            end = supervisor::serve(stream, Arc::new(driver), source, launch_digest) => {
+                end.context("the gateway's stream")
+            }
+            () = lost => bail!("the launcher ended"),
+        },
+        Started::Gvisor(driver, after) => {
+            *ended = Some(after);
+            let end = supervisor::serve(stream, Arc::new(driver), source, launch_digest);
+            end.await.context("the gateway's stream")
+        }
     }
 }
 
-async fn start(
-    connector: &Path,
-    simulated: Option<&Path>,
-) -> anyhow::Result<(Native, impl Future<Output = ()> + use<>, SimulatedChip, LaunchDigest)> {
-    let machine = simulated.context(
-        "a supervisor has to prove what it is, and the native sandbox is in no SEV-SNP guest. \
-         Where the instance lives on a simulated machine, --simulated-chip names it",
+/// A driver that isolates here.
+enum Started {
+    /// And what ends with its launcher.
+    Native(Native, Pin<Box<dyn Future<Output = ()>>>),
+    Gvisor(Gvisor, Ended),
+}
+
+async fn start(what: &Supervise) -> anyhow::Result<(Started, SimulatedChip, LaunchDigest)> {
+    let machine = what.simulated_chip.as_deref().context(
+        "a supervisor has to prove what it is, and this one is in no SEV-SNP guest. Where the \
+         instance lives on a simulated machine, --simulated-chip names it",
     )?;
-    let (driver, lost, launch_digest) = Native::start(connector).await?;
-    let source = SimulatedChip::of(machine, launch_digest)?;
-    Ok((driver, lost, source, launch_digest))
+    let root = RootFileSystem::open(&what.root_file_system)?;
+    let (driver, runs) = match &what.driver {
+        DriverKind::Native => {
+            let (driver, lost) = Native::start(&root).await?;
+            (Started::Native(driver, Box::pin(lost)), DriverKind::Native)
+        }
+        DriverKind::Gvisor { runsc } => {
+            let (driver, ended) = Gvisor::start(&root, runsc).await?;
+            let runs = DriverKind::Gvisor { runsc: driver.runtime() };
+            (Started::Gvisor(driver, ended), runs)
+        }
+    };
+    let launch_digest =
+        toani_sandbox::launch_digest("/proc/self/exe".as_ref(), &runs, root.digest())
+            .context("cannot measure what runs")?;
+    Ok((driver, SimulatedChip::of(machine, launch_digest)?, launch_digest))
 }

@@ -1,27 +1,42 @@
-//! The launch digest of a supervisor that runs as a process: what it would be measured as if it and
-//! its connector were a guest's whole content.
+//! The launch digest of a supervisor that runs as a process: what it would be measured as if its
+//! programs and its root file system were a guest's whole content.
 
 use std::{fs::File, io, path::Path};
 
 use sha2::{Digest, Sha256, Sha384};
 use toani_protocol::{ids::Hash, instance::LaunchDigest};
 
-const LABEL: &str = "toani/v1/sandbox-native";
+use crate::driver::DriverKind;
 
-/// The launch digest of a supervisor's executable with a connector's executable.
+/// A label for each driver: a digest that is admitted for one is not admitted for another.
+const NATIVE: &str = "toani/v1/sandbox-native";
+const GVISOR: &str = "toani/v1/sandbox-gvisor";
+
+/// The launch digest of a supervisor's executable with its driver and a root file system.
 ///
 /// # Errors
 /// One of the files cannot be read.
-pub fn launch_digest(supervisor: &Path, connector: &Path) -> io::Result<LaunchDigest> {
-    Ok(combine(hash_of(File::open(supervisor)?)?, hash_of(File::open(connector)?)?))
+pub fn launch_digest(
+    supervisor: &Path,
+    driver: &DriverKind,
+    root_file_system: Hash,
+) -> io::Result<LaunchDigest> {
+    let supervisor = hash_of(File::open(supervisor)?)?;
+    Ok(match driver {
+        DriverKind::Native => combine(NATIVE, &[supervisor, root_file_system]),
+        DriverKind::Gvisor { runsc } => {
+            combine(GVISOR, &[supervisor, hash_of(File::open(runsc)?)?, root_file_system])
+        }
+    })
 }
 
-/// SHA-384 over a label, a zero byte, and the SHA-256 of both executables.
-pub(crate) fn combine(supervisor: Hash, connector: Hash) -> LaunchDigest {
-    let digest = Sha384::new_with_prefix(LABEL)
-        .chain_update([0])
-        .chain_update(supervisor.as_bytes())
-        .chain_update(connector.as_bytes());
+/// SHA-384 over a label, a zero byte, and the SHA-256 of each part.
+fn combine(label: &str, parts: &[Hash]) -> LaunchDigest {
+    let mut digest = Sha384::new_with_prefix(label);
+    digest.update([0]);
+    for part in parts {
+        digest.update(part.as_bytes());
+    }
     digest.finalize().into()
 }
 

@@ -5,7 +5,7 @@
 //! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
 //! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
 //!
-//! What it does not do: a class's memory is a limit of address space, not of a cgroup, and there is
+//! What it does not do: the memory is a limit of address space, not of a cgroup, and there is
 //! no `/tmp`, so `tmp_mib` is not used.
 
 use std::{
@@ -15,7 +15,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdStream,
     },
-    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -27,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Signal, pidfd_send_signal},
 };
-use toani_protocol::{ids::Hash, instance::LaunchDigest, job::JobOutcome, policy::Class};
+use toani_protocol::job::JobOutcome;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
@@ -36,9 +35,9 @@ use tokio::{
 };
 
 use crate::{
-    driver::{Driver, Parked, PrepareError},
+    driver::{self, Driver, Parked, PrepareError, Size},
     execution::{self, Streams, Work},
-    measurement,
+    root::{RootError, RootFileSystem},
 };
 
 mod landlock;
@@ -63,8 +62,8 @@ const END_MS_MAX: u64 = 5_000;
 /// Why the driver does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("the connector cannot be read: {0}")]
-    Connector(std::io::Error),
+    #[error(transparent)]
+    Root(#[from] RootError),
     #[error("the connector cannot be kept in memory: {0}")]
     Memory(Errno),
     #[error("the launcher cannot be started: {0}")]
@@ -82,19 +81,15 @@ pub struct Native {
 }
 
 impl Native {
-    /// Reads the connector, starts a launcher and tries one container. Returns the driver, a
-    /// future that ends when the launcher does, and the launch digest of this program with the
-    /// connector.
+    /// Takes the connector out of its root file system, starts a launcher and tries one container.
+    /// Returns the driver and a future that ends when the launcher does.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        connector: &Path,
-    ) -> Result<(Self, impl Future<Output = ()> + use<>, LaunchDigest), StartError> {
-        let program = std::fs::read(connector).map_err(StartError::Connector)?;
-        let own = File::open("/proc/self/exe").and_then(measurement::hash_of)?;
-        let launch_digest = measurement::combine(own, Hash::of(&program));
-        let memory = in_memory(&program).map_err(StartError::Memory)?;
+        root: &RootFileSystem,
+    ) -> Result<(Self, impl Future<Output = ()> + use<>), StartError> {
+        let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(std::io::Error::from)?;
@@ -106,13 +101,13 @@ impl Native {
             // A sender that is dropped says the same.
             let _ = ended.await;
         };
-        Ok((driver, ended, launch_digest))
+        Ok((driver, ended))
     }
 
     /// One container, looked at from outside. The steps have said that they worked; this checks
     /// that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
-        let parked = self.prepare(&Class::default()).await.map_err(StartError::CannotIsolate)?;
+        let parked = self.prepare(Size::default()).await.map_err(StartError::CannotIsolate)?;
         let status = parked
             .process
             .status()
@@ -142,7 +137,7 @@ impl Native {
 impl Driver for Native {
     type Parked = NativeParked;
 
-    async fn prepare(&self, class: &Class) -> Result<NativeParked, PrepareError> {
+    async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
         let preparing = async {
             let (job, their_job) = StdStream::pair()?;
             let (door, their_door) = StdStream::pair()?;
@@ -151,7 +146,7 @@ impl Driver for Native {
                 stream.set_nonblocking(true)?;
             }
             let order = Order {
-                limits: Limits::of(class),
+                limits: Limits::of(size),
                 job: their_job.into(),
                 door: their_door.into(),
                 report: their_report.into(),
@@ -161,8 +156,9 @@ impl Driver for Native {
             // The container holds the only copies now: their end is its end.
             drop(order);
             let process = started(UnixStream::from_std(report)?).await?;
-            let streams =
+            let mut streams =
                 Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
+            driver::waits(&mut streams.job).await.map_err(std::io::Error::other)?;
             Ok(NativeParked { streams, process })
         };
         match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {

@@ -6,19 +6,18 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::policy::Class;
 use tokio::time::Instant;
 
 use crate::{
-    driver::{Driver, Parked, PrepareError},
+    driver::{Driver, Parked, PrepareError, Size},
     supervisor::log,
 };
 
-/// Containers that wait, of each class that was asked for lately.
+/// Containers that wait, of each size that was asked for lately.
 pub const WAITING_MAX: usize = 8;
-/// Classes that containers wait for; the one that was asked for longest ago makes room.
-const CLASSES_MAX: usize = 8;
-/// A container that has waited for so long is ended unused, when one of its class is asked for.
+/// Sizes that containers wait for; the one that was asked for longest ago makes room.
+const SIZES_MAX: usize = 8;
+/// A container that has waited for so long is ended unused, when one of its size is asked for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// The containers of one driver.
@@ -31,37 +30,37 @@ pub(crate) struct Pool<D: Driver> {
 type Shelves<P> = Arc<Mutex<Vec<Shelf<P>>>>;
 
 struct Shelf<P> {
-    class: Class,
+    size: Size,
     waiting: VecDeque<(Instant, P)>,
     /// Somebody is at it.
     filling: bool,
 }
 
 impl<D: Driver> Pool<D> {
-    /// The first containers wait for the usual class.
+    /// The first containers are of the usual size.
     pub(crate) fn new(driver: Arc<D>) -> Self {
         let pool = Self { driver, shelves: Arc::default() };
-        drop(pool.pop(&Class::default()));
-        pool.fill(&Class::default());
+        drop(pool.pop(Size::default()));
+        pool.fill(Size::default());
         pool
     }
 
     /// A container that was never used: one that waits, or a new one.
-    pub(crate) async fn take(&self, class: &Class) -> Result<D::Parked, PrepareError> {
-        let waiting = self.pop(class);
-        self.fill(class);
+    pub(crate) async fn take(&self, size: Size) -> Result<D::Parked, PrepareError> {
+        let waiting = self.pop(size);
+        self.fill(size);
         match waiting {
             Some(parked) => Ok(parked),
-            None => self.driver.prepare(class).await,
+            None => self.driver.prepare(size).await,
         }
     }
 
-    fn pop(&self, class: &Class) -> Option<D::Parked> {
+    fn pop(&self, size: Size) -> Option<D::Parked> {
         let mut thrown = Vec::new();
         let mut shelves = lock(&self.shelves);
-        let mut shelf = match shelves.iter().position(|shelf| shelf.class == *class) {
+        let mut shelf = match shelves.iter().position(|shelf| shelf.size == size) {
             Some(place) => shelves.remove(place),
-            None => Shelf { class: class.clone(), waiting: VecDeque::new(), filling: false },
+            None => Shelf { size, waiting: VecDeque::new(), filling: false },
         };
         let found = loop {
             match shelf.waiting.pop_front() {
@@ -73,7 +72,7 @@ impl<D: Driver> Pool<D> {
             }
         };
         shelves.push(shelf);
-        let last_used = (shelves.len() > CLASSES_MAX).then(|| shelves.remove(0));
+        let last_used = (shelves.len() > SIZES_MAX).then(|| shelves.remove(0));
         // Ending containers is no work to do under the lock.
         drop(shelves);
         drop((last_used, thrown));
@@ -81,28 +80,24 @@ impl<D: Driver> Pool<D> {
     }
 
     /// Lets containers be prepared until enough wait, on a task that ends with the pool.
-    fn fill(&self, class: &Class) {
+    fn fill(&self, size: Size) {
         let mut shelves = lock(&self.shelves);
-        let shelf = shelves.iter_mut().find(|shelf| shelf.class == *class);
+        let shelf = shelves.iter_mut().find(|shelf| shelf.size == size);
         let Some(shelf) = shelf.filter(|shelf| !shelf.filling) else { return };
         shelf.filling = true;
         drop(shelves);
         let (driver, shelves) = (Arc::clone(&self.driver), Arc::downgrade(&self.shelves));
-        tokio::spawn(fill(driver, shelves, class.clone()));
+        tokio::spawn(fill(driver, shelves, size));
     }
 }
 
-async fn fill<D: Driver>(
-    driver: Arc<D>,
-    shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>,
-    class: Class,
-) {
+async fn fill<D: Driver>(driver: Arc<D>, shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>, size: Size) {
     loop {
-        let prepared = driver.prepare(&class).await;
+        let prepared = driver.prepare(size).await;
         let Some(shelves) = shelves.upgrade() else { return };
         let mut shelves = lock(&shelves);
-        // If it made room for another class meanwhile, the container ends unused.
-        let Some(shelf) = shelves.iter_mut().find(|shelf| shelf.class == class) else { return };
+        // If it made room for another size meanwhile, the container ends unused.
+        let Some(shelf) = shelves.iter_mut().find(|shelf| shelf.size == size) else { return };
         match prepared {
             Ok(parked) => shelf.waiting.push_back((Instant::now(), parked)),
             Err(error) => {
@@ -156,7 +151,7 @@ mod tests {
     impl Driver for Counting {
         type Parked = Counted;
 
-        async fn prepare(&self, _: &Class) -> Result<Counted, PrepareError> {
+        async fn prepare(&self, _: Size) -> Result<Counted, PrepareError> {
             if self.fails.load(Ordering::Relaxed) {
                 return Err(PrepareError("as told".into()));
             }
@@ -182,11 +177,11 @@ mod tests {
         }
     }
 
-    async fn filled(pool: &Pool<Counting>, class: &Class) {
+    async fn filled(pool: &Pool<Counting>, size: Size) {
         loop {
             let waits = {
                 let shelves = lock(&pool.shelves);
-                let shelf = shelves.iter().find(|shelf| shelf.class == *class);
+                let shelf = shelves.iter().find(|shelf| shelf.size == size);
                 shelf.is_some_and(|shelf| shelf.waiting.len() == WAITING_MAX && !shelf.filling)
             };
             if waits {
@@ -196,18 +191,18 @@ mod tests {
         }
     }
 
-    fn class(memory_mib: u32) -> Class {
-        Class { memory_mib, ..Class::default() }
+    fn of(memory_mib: u32) -> Size {
+        Size { memory_mib, ..Size::default() }
     }
 
     #[tokio::test]
     async fn each_is_given_once_and_the_oldest_first() {
         let pool = Pool::new(Arc::new(Counting::new()));
-        filled(&pool, &Class::default()).await;
+        filled(&pool, Size::default()).await;
         for expected in 0..3 * WAITING_MAX {
-            let given = pool.take(&Class::default()).await.unwrap();
+            let given = pool.take(Size::default()).await.unwrap();
             assert_eq!(given.number, expected);
-            filled(&pool, &Class::default()).await;
+            filled(&pool, Size::default()).await;
         }
         assert_eq!(pool.driver.prepared.load(Ordering::Relaxed), 4 * WAITING_MAX);
     }
@@ -215,11 +210,11 @@ mod tests {
     #[tokio::test]
     async fn one_that_died_while_it_waited_is_never_given() {
         let pool = Pool::new(Arc::new(Counting::new()));
-        filled(&pool, &Class::default()).await;
+        filled(&pool, Size::default()).await;
         for (_, waiting) in lock(&pool.shelves)[0].waiting.iter().take(3) {
             waiting.sound.store(false, Ordering::Relaxed);
         }
-        assert_eq!(pool.take(&Class::default()).await.unwrap().number, 3);
+        assert_eq!(pool.take(Size::default()).await.unwrap().number, 3);
         // The given one and the three.
         assert_eq!(pool.driver.ended.available_permits(), 4);
     }
@@ -227,23 +222,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_waited_too_long_is_never_given() {
         let pool = Pool::new(Arc::new(Counting::new()));
-        filled(&pool, &Class::default()).await;
+        filled(&pool, Size::default()).await;
         tokio::time::advance(WAIT_MAX).await;
-        assert_eq!(pool.take(&Class::default()).await.unwrap().number, WAITING_MAX);
+        assert_eq!(pool.take(Size::default()).await.unwrap().number, WAITING_MAX);
         // All that waited, and the one that was given.
         assert_eq!(pool.driver.ended.available_permits(), WAITING_MAX + 1);
     }
 
     #[tokio::test]
-    async fn classes_do_not_mix_and_make_room_for_each_other() {
+    async fn sizes_do_not_mix_and_make_room_for_each_other() {
         let pool = Pool::new(Arc::new(Counting::new()));
-        for memory in 1..=u32::try_from(CLASSES_MAX).unwrap() {
-            drop(pool.take(&class(memory)).await.unwrap());
-            filled(&pool, &class(memory)).await;
+        for memory in 1..=u32::try_from(SIZES_MAX).unwrap() {
+            drop(pool.take(of(memory)).await.unwrap());
+            filled(&pool, of(memory)).await;
         }
         let shelves = lock(&pool.shelves);
-        assert_eq!(shelves.len(), CLASSES_MAX);
-        assert!(shelves.iter().all(|shelf| shelf.class != Class::default()), "asked for first");
+        assert_eq!(shelves.len(), SIZES_MAX);
+        assert!(shelves.iter().all(|shelf| shelf.size != Size::default()), "asked for first");
     }
 
     #[tokio::test]
@@ -251,16 +246,16 @@ mod tests {
         let driver = Arc::new(Counting::new());
         driver.fails.store(true, Ordering::Relaxed);
         let pool = Pool::new(Arc::clone(&driver));
-        assert!(pool.take(&Class::default()).await.is_err());
+        assert!(pool.take(Size::default()).await.is_err());
         driver.fails.store(false, Ordering::Relaxed);
-        assert!(pool.take(&Class::default()).await.is_ok());
-        filled(&pool, &Class::default()).await;
+        assert!(pool.take(Size::default()).await.is_ok());
+        filled(&pool, Size::default()).await;
     }
 
     #[tokio::test]
     async fn what_waits_ends_with_the_pool() {
         let pool = Pool::new(Arc::new(Counting::new()));
-        filled(&pool, &Class::default()).await;
+        filled(&pool, Size::default()).await;
         let ended = Arc::clone(&pool.driver.ended);
         drop(pool);
         let all = ended.acquire_many(u32::try_from(WAITING_MAX).unwrap()).await;

@@ -238,7 +238,7 @@ async fn run<D: Driver>(
     execution: &impl std::fmt::Display,
     work: Work,
 ) -> JobOutcome {
-    match pool.take(work.class()).await {
+    match pool.take(work.size()).await {
         Ok(parked) => parked.run(work).await,
         Err(error) => {
             log(&format!("execution {execution}: {error}"));

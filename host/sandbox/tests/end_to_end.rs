@@ -6,9 +6,9 @@ mod common;
 use std::sync::{Arc, atomic::Ordering};
 
 use common::{
-    Bench, children_of, connector,
+    Bench, children_of, connector, drivers,
     enclave::Lost,
-    kill, until,
+    kill, packed, until,
     upstream::{Identity, Upstream},
     waiting,
 };
@@ -17,6 +17,7 @@ use toani_protocol::{
     job::{JobEnd, JobOutcome},
     policy::{Injection, Method, TlsTrust},
 };
+use toani_sandbox::root::RootFileSystem;
 
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
 
@@ -26,8 +27,13 @@ fn ok() -> JobEnd {
 
 #[tokio::test]
 async fn the_credential_arrives_where_the_plan_says() {
+    for driver in drivers() {
+        arrives_where_the_plan_says(Bench::under(&driver, connector()).await).await;
+    }
+}
+
+async fn arrives_where_the_plan_says(bench: Bench) {
     let upstream = Upstream::start().await;
-    let bench = Bench::connector().await;
     for (injection, credential, expected) in [
         (Injection::Bearer, SECRET, "\r\nauthorization: Bearer tok_live_Zm9v/+?42\r\n"),
         (Injection::Basic, b"user:pass", "\r\nauthorization: Basic dXNlcjpwYXNz\r\n"),
@@ -42,7 +48,6 @@ async fn the_credential_arrives_where_the_plan_says() {
         assert!(upstream.last_request().contains(expected));
     }
     assert_eq!(upstream.count(), 4);
-    bench.containers(waiting(2)).await;
 }
 
 #[tokio::test]
@@ -175,7 +180,7 @@ async fn each_bad_answer_is_a_definite_end() {
         assert!(outcome.connected && !outcome.secret_seen, "{path}");
     }
     assert_eq!(upstream.count(), 8);
-    bench.containers(waiting(2)).await;
+    bench.containers(waiting(1)).await;
 }
 
 #[tokio::test]
@@ -187,7 +192,7 @@ async fn too_slow_is_timed_out() {
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::TimedOut);
     assert!(outcome.connected);
-    bench.containers(waiting(2)).await;
+    bench.containers(waiting(1)).await;
 }
 
 #[tokio::test]
@@ -233,7 +238,7 @@ async fn a_killed_connector_is_a_definite_end() {
     let plan = upstream.plan("/slow", Some(Injection::Bearer));
     let killed = async {
         until("the request arrives", || upstream.count() == 1).await;
-        bench.containers(waiting(2) + 1).await.into_iter().for_each(kill);
+        bench.containers(waiting(1) + 1).await.into_iter().for_each(kill);
         bench.containers(0).await;
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, SECRET), killed);
@@ -295,14 +300,17 @@ async fn many_run_at_once() {
         assert_eq!(run.await.unwrap().end, ok());
     }
     assert_eq!(upstream.count(), 64);
-    bench.containers(waiting(2)).await;
+    bench.containers(waiting(1)).await;
 }
 
 #[tokio::test]
 async fn the_launch_digest_is_of_what_runs() {
-    // The enclave has verified evidence of this digest: the bench is connected.
-    let bench = Bench::connector().await;
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").as_ref();
-    let measured = toani_sandbox::launch_digest(supervisor, &connector()).unwrap();
-    assert_eq!(bench.launch_digest, measured);
+    let root = RootFileSystem::open(&packed(&connector())).unwrap().digest();
+    for driver in drivers() {
+        // The enclave has verified evidence of this digest: the bench is connected.
+        let bench = Bench::under(&driver, connector()).await;
+        let measured = toani_sandbox::launch_digest(supervisor, &driver, root).unwrap();
+        assert_eq!(bench.launch_digest, measured);
+    }
 }

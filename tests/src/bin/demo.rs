@@ -203,8 +203,9 @@ fn start(programs: &Path, home: &Path) -> anyhow::Result<Demo> {
     let token = format!("broker-{}", BASE64URL_NOPAD.encode(&random));
     let upstream = Brokerage::start(programs, &token, 0)?;
     let mut plane = Plane::init(programs, home)?;
+    plane.held_by("gvisor");
     plane.serve()?;
-    plane.toani(&["admission", "admit", "--sandbox"])?.ok()?;
+    plane.admit()?;
     plane.activate(&upstream)?;
     plane.wait_until_ready()?;
     let bundle = home.join("bundle.tar");

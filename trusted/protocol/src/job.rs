@@ -93,3 +93,9 @@ pub type ConnectorReply = JobEnd;
 
 /// Length of a frame's prefix: a 32-bit little-endian count of the bytes that follow.
 pub const FRAME_PREFIX_BYTES: usize = 4;
+
+/// Connector to supervisor, before anything else: system calls are filtered, and a job may come.
+pub const CONNECTOR_WAITS: u8 = 1;
+
+/// The same place: the filter is not in force. The connector then ends without a job.
+pub const CONNECTOR_UNCONFINED: u8 = 0;

@@ -30,6 +30,7 @@ use toani_protocol::{
     policy::{Policy, api_key_hash},
     sign::{Bytes, Label, PublicKey, Signed},
 };
+use toani_sandbox::{DriverKind, root::RootFileSystem};
 use toani_simulator::Authority;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -68,7 +69,11 @@ pub fn programs() -> &'static Path {
         let linked = ["--", "-C", "target-feature=+crt-static"];
         cargo(&[&["rustc"], connector.as_slice(), &linked].concat());
         let test = std::env::current_exe().unwrap();
-        test.ancestors().nth(2).unwrap().to_path_buf()
+        let programs = test.ancestors().nth(2).unwrap();
+        let connector = std::fs::read(programs.join("toani-connector")).unwrap();
+        let archive = std::fs::File::create(programs.join("connector.tar")).unwrap();
+        toani_sandbox::root::pack(&connector, archive).unwrap();
+        programs.to_path_buf()
     })
 }
 
@@ -130,6 +135,7 @@ impl Instance {
     pub fn config(&self) -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            driver: DriverKind::Native,
             simulated_chip: Some(machine()),
             ..Config::new(self.data.path(), programs(), runner(self.data.path()))
         }
@@ -137,10 +143,9 @@ impl Instance {
 
     pub fn admission(&self, facts: &Value) -> Value {
         let programs = programs();
-        let (supervisor, connector) = ("toani-sandbox", "toani-connector");
-        let digest =
-            toani_sandbox::launch_digest(&programs.join(supervisor), &programs.join(connector))
-                .unwrap();
+        let root = RootFileSystem::open(&programs.join("connector.tar")).unwrap().digest();
+        let supervisor = programs.join("toani-sandbox");
+        let digest = toani_sandbox::launch_digest(&supervisor, &DriverKind::Native, root).unwrap();
         let list = AdmissionList {
             format: AdmissionFormat::V1,
             instance: facts["instance"].as_str().unwrap().parse().unwrap(),

@@ -14,9 +14,9 @@ use rustix::{
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
 };
-use toani_protocol::policy::Class;
 
 use super::step::{Step, StepFailed};
+use crate::driver::Size;
 
 /// Descriptors of an order: the job's stream, the door, the report.
 const ORDER_FDS: usize = 3;
@@ -33,10 +33,10 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn of(class: &Class) -> Self {
+    pub(super) fn of(size: Size) -> Self {
         Self {
-            memory_mib: class.memory_mib.clamp(MEMORY_MIB_MIN, MEMORY_MIB_MAX),
-            processes: class.processes,
+            memory_mib: size.memory_mib.clamp(MEMORY_MIB_MIN, MEMORY_MIB_MAX),
+            processes: size.processes,
         }
     }
 

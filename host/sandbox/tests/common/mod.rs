@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
@@ -15,7 +16,7 @@ use toani_protocol::{
     plan::Plan,
     policy::{Class, Connector, Endpoint, Injection, Method, TlsTrust},
 };
-use toani_sandbox::{Started, SupervisorClient, SupervisorPaths};
+use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths};
 
 pub(crate) mod enclave;
 pub(crate) mod upstream;
@@ -25,12 +26,12 @@ use enclave::{Enclave, Link, Lost, Stage};
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// Builds a program of `package` without shared libraries, once.
-fn static_program(package: &str, name: &str) -> PathBuf {
+fn static_program(package: &str, kind: &str, name: &str) -> PathBuf {
     let supervisor = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
     let profile_folder = supervisor.parent().unwrap();
     let target = profile_folder.parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
-    build.args(["rustc", "--quiet", "-p", package, "--bin", name, "--target-dir"]);
+    build.args(["rustc", "--quiet", "-p", package, kind, name, "--target-dir"]);
     build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_folder.ends_with("release") {
         build.arg("--release");
@@ -47,24 +48,56 @@ fn static_program(package: &str, name: &str) -> PathBuf {
     // A copy: another build may put a program with shared libraries in its place.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let copy = folder.join(format!("{name}-{}", std::process::id()));
-    std::fs::copy(profile_folder.join(name), &copy).unwrap();
+    let built = if kind == "--example" { "examples" } else { "" };
+    std::fs::copy(profile_folder.join(built).join(name), &copy).unwrap();
     copy
 }
 
 pub(crate) fn connector() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| static_program("toani-connectors", "toani-connector")).clone()
+    BUILT.get_or_init(|| static_program("toani-connectors", "--bin", "toani-connector")).clone()
 }
 
 pub(crate) fn probe() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| static_program("toani-sandbox", "toani-probe")).clone()
+    BUILT.get_or_init(|| static_program("toani-sandbox", "--example", "toani-probe")).clone()
 }
 
-pub(crate) fn paths(connector: PathBuf) -> SupervisorPaths {
-    let simulated_chip = Some(enclave::machine());
-    let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").into();
-    SupervisorPaths { supervisor, connector, simulated_chip }
+/// A root file system with this program, packed once.
+pub(crate) fn packed(program: &Path) -> PathBuf {
+    static PACKED: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut packed = PACKED.lock().unwrap();
+    let pack = || {
+        let name = program.file_name().unwrap().to_string_lossy();
+        let name = format!("{name}-{}.tar", std::process::id());
+        let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let bytes = std::fs::read(program).unwrap();
+        toani_sandbox::root::pack(&bytes, std::fs::File::create(&archive).unwrap()).unwrap();
+        archive
+    };
+    packed.entry(program.to_path_buf()).or_insert_with(pack).clone()
+}
+
+/// A supervisor whose containers run this program, by the native driver.
+pub(crate) fn paths(program: PathBuf) -> SupervisorPaths {
+    SupervisorPaths {
+        supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(),
+        driver: DriverKind::Native,
+        root_file_system: packed(&program),
+        simulated_chip: Some(enclave::machine()),
+    }
+}
+
+pub(crate) fn gvisor() -> DriverKind {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release");
+    let programs = std::env::var_os("TOANI_PROGRAMS").map_or(beside, PathBuf::from);
+    let runsc = programs.join("runsc").canonicalize().expect("./x setup builds runsc");
+    DriverKind::Gvisor { runsc }
+}
+
+/// The drivers that run on any machine of ours.
+pub(crate) fn drivers() -> [DriverKind; 2] {
+    [DriverKind::Native, gvisor()]
 }
 
 /// A supervisor, and the enclave that speaks to it.
@@ -99,6 +132,10 @@ impl Bench {
 
     pub(crate) async fn connector() -> Self {
         Self::new(paths(connector())).await
+    }
+
+    pub(crate) async fn under(driver: &DriverKind, program: PathBuf) -> Self {
+        Self::new(SupervisorPaths { driver: driver.clone(), ..paths(program) }).await
     }
 
     pub(crate) async fn run(&self, plan: &Plan, credential: &[u8]) -> JobOutcome {

@@ -88,13 +88,13 @@ impl SandboxCheck {
     }
 }
 
-/// The level at which the operators admit the guest, unless it is one that nothing here proves.
+/// The level at which the operators admit the guest: their word, but for the one that AMD's root
+/// proves.
 fn level(verdict: &SnpVerdict, list: &VerifiedAdmission) -> Option<SandboxLevel> {
     let level = list.level_of(&verdict.launch_digest)?;
     match level {
-        SandboxLevel::Native => Some(level),
+        SandboxLevel::Native | SandboxLevel::Gvisor | SandboxLevel::Vm => Some(level),
         SandboxLevel::Snp => roots::sandbox_is_snp(&verdict.root).then_some(level),
-        SandboxLevel::Gvisor | SandboxLevel::Vm => None,
     }
 }
 

@@ -1,0 +1,62 @@
+//! What holds connectors: which driver, and its parts on this machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use toani_protocol::assurance::SandboxLevel;
+use toani_sandbox::DriverKind;
+
+const RUNSC: &str = "runsc";
+
+/// The levels at which a process of this machine can hold connectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sandbox {
+    /// gVisor: a kernel of its own in user space, for each container.
+    Gvisor,
+    /// Linux namespaces and a filter of system calls.
+    Native,
+}
+
+impl Sandbox {
+    pub(crate) const fn level(self) -> SandboxLevel {
+        match self {
+            Self::Gvisor => SandboxLevel::Gvisor,
+            Self::Native => SandboxLevel::Native,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Runtime {
+    /// gVisor's runtime; by default the one beside the programs, else the one on PATH.
+    #[arg(long, value_name = "FILE")]
+    runsc: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// The driver with its parts.
+    pub(crate) fn driver(self, sandbox: Sandbox, programs: &Path) -> anyhow::Result<DriverKind> {
+        match sandbox {
+            Sandbox::Native => Ok(DriverKind::Native),
+            Sandbox::Gvisor => Ok(DriverKind::Gvisor { runsc: self.found(programs)? }),
+        }
+    }
+
+    fn found(self, programs: &Path) -> anyhow::Result<PathBuf> {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&paths).map(|folder| folder.join(RUNSC));
+        let mut places = self.runsc.map_or_else(
+            || [programs.join(RUNSC)].into_iter().chain(on_path).collect(),
+            |given| vec![given],
+        );
+        match places.iter().position(|place| place.is_file()) {
+            Some(at) => Ok(places.swap_remove(at)),
+            None => bail!(
+                "there is no gVisor runtime (runsc) beside the programs or on PATH: ./x setup \
+                 builds one, --runsc names one; --sandbox native does without, at a lower level \
+                 of assurance"
+            ),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The gVisor driver: each container is a runtime of its own (`runsc`) with a kernel in user space,
+//! no network, a read-only root, a control group, and the filter of system calls besides.
+//!
+//! Mandatory lines, each enforced or the driver does not start; `confinement` asks for them from
+//! inside. Containers share the unpacked root file system, which is read-only. Each has a runtime, a
+//! folder, a group, a stream for the job and a door of its own.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::geteuid;
+use toani_protocol::job::JobOutcome;
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixStream,
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    cgroup::{Group, Limits},
+    driver::{self, Driver, Parked, PrepareError, Size},
+    execution::{self, Streams, Work},
+    root::{RootError, RootFileSystem},
+};
+
+mod bundle;
+mod confinement;
+mod end;
+mod launch;
+mod workspace;
+
+pub use end::Ended;
+pub use launch::{LAUNCHER_MODE, launcher};
+
+use bundle::Runs;
+use end::{Ending, Remains};
+use launch::{Launcher, Order};
+use workspace::{Workspace, WorkspaceError};
+
+/// Longest time from an order to a container that waits.
+const PREPARE: Duration = Duration::from_secs(20);
+/// Longest time for a runtime to say its version.
+const VERSION: Duration = Duration::from_secs(10);
+/// Below this not even the runtime's own kernel fits.
+const MEMORY_MIB_MIN: u32 = 64;
+const MEMORY_MIB_MAX: u32 = 4096;
+/// The runtime's own threads, beside those of what runs in it.
+const THREADS_EXTRA: u32 = 256;
+const REPORT_BYTES_MAX: u64 = 16 * 1024;
+/// Of what a runtime says before it ends.
+const WORDS_BYTES_MAX: usize = 512;
+const ID_BYTES: usize = 16;
+/// The first runtime whose platform does without ptrace, and that can pass descriptors.
+pub const RUNTIME_LEAST: u32 = 20_240_729;
+
+/// Why the driver does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error("the gVisor sandbox cannot be prepared: {0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "there is no gVisor runtime {0} ({1}); ./x setup builds one, or install runsc and name it \
+         by --runsc"
+    )]
+    NoRuntime(PathBuf, io::Error),
+    #[error("{0} is no gVisor runtime of {RUNTIME_LEAST} or later; ./x setup builds one")]
+    OldRuntime(PathBuf),
+    #[error("the gVisor sandbox cannot isolate here: {0}")]
+    CannotIsolate(PrepareError),
+    #[error("the gVisor sandbox is not as it should be: {0}")]
+    NotIsolated(String),
+}
+
+/// Starts one runtime for each container.
+#[derive(Debug)]
+pub struct Gvisor {
+    workspace: Arc<Workspace>,
+    launcher: Launcher,
+    ending: Ending,
+    /// Of the runtime, up to its command, but for the folder of a container's state.
+    runtime: Vec<OsString>,
+}
+
+impl Gvisor {
+    /// Unpacks the root file system, copies the runtime, and tries two containers. Returns the
+    /// driver, and what waits for the end of all that it has started.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(root: &RootFileSystem, runsc: &Path) -> Result<(Self, Ended), StartError> {
+        let workspace = Arc::new(Workspace::create()?);
+        let runtime = workspace.runtime();
+        copy_runtime(runsc, &runtime)
+            .map_err(|error| StartError::NoRuntime(runsc.to_path_buf(), error))?;
+        if version(&runtime).await.is_none_or(|version| version < RUNTIME_LEAST) {
+            return Err(StartError::OldRuntime(runsc.to_path_buf()));
+        }
+        root.unpack(&workspace.root())?;
+        let (ending, ended) = Ending::start()?;
+        let driver =
+            Self { launcher: Launcher::start()?, ending, runtime: options(&runtime), workspace };
+        driver.try_out().await?;
+        Ok((driver, ended))
+    }
+
+    /// The copy of the runtime, for whoever measures what runs.
+    pub fn runtime(&self) -> PathBuf {
+        self.workspace.runtime()
+    }
+
+    /// One container that says what it is, and one that waits.
+    async fn try_out(&self) -> Result<(), StartError> {
+        let size = Size::default();
+        let launched = self.launch(size, Runs::Report).await;
+        let (container, streams) = launched.map_err(StartError::CannotIsolate)?;
+        let mut report = String::new();
+        let mut stream = streams.job.take(REPORT_BYTES_MAX);
+        let read = timeout(PREPARE, stream.read_to_string(&mut report)).await;
+        if !matches!(read, Ok(Ok(length)) if length > 0) {
+            return Err(StartError::CannotIsolate(container.failure("it does not say what it is")));
+        }
+        confinement::judge(&report, size).map_err(StartError::NotIsolated)?;
+        let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
+        if parked.container.processes() == 0 {
+            return Err(StartError::NotIsolated("nothing of it is in its control group".into()));
+        }
+        Ok(())
+    }
+
+    async fn launch(&self, size: Size, runs: Runs) -> Result<(Container, Streams), PrepareError> {
+        self.try_launch(size, runs).await.map_err(|error| PrepareError(error.to_string()))
+    }
+
+    async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
+        let id = new_id()?;
+        let folder = self.workspace.container(&id);
+        fs::create_dir(&folder)?;
+        let remains = Remains { folder: folder.clone(), _workspace: Arc::clone(&self.workspace) };
+        bundle::write(&folder, &self.workspace.root(), size, runs)?;
+        let group = self.workspace.groups().group(&id, limits(size))?;
+        let (job, their_job) = StdStream::pair()?;
+        let (door, their_door) = StdStream::pair()?;
+        job.set_nonblocking(true)?;
+        door.set_nonblocking(true)?;
+        let mut runtime = self.runtime.clone();
+        for (option, name) in [("--root", "state"), ("--log", "log")] {
+            runtime.extend([option.into(), folder.join(name).into()]);
+        }
+        let order = Order {
+            groups: group.folders().map(Path::to_path_buf).collect(),
+            runtime,
+            bundle: folder,
+            id,
+            job: their_job.into(),
+            door: their_door.into(),
+        };
+        let process = self.launcher.launch(order).await?;
+        let streams =
+            Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
+        let ending = self.ending.clone();
+        Ok((Container { inner: Some((process, group, remains)), ending }, streams))
+    }
+}
+
+/// Copies the runtime: what is measured is what runs.
+fn copy_runtime(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    fs::set_permissions(to, PermissionsExt::from_mode(0o555))
+}
+
+/// The date by which a runtime names its version: 20260518, or release-20260518.0.
+async fn version(runtime: &Path) -> Option<u32> {
+    let mut command = Command::new(runtime);
+    command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+    let output = timeout(VERSION, command.kill_on_drop(true).output()).await.ok()?.ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    date(text.lines().next()?)
+}
+
+/// The date in the first line of what `runsc --version` prints, as a number.
+pub fn date(line: &str) -> Option<u32> {
+    let dates = line.split(|byte: char| !byte.is_ascii_digit());
+    dates.filter(|digits| digits.len() == 8).find_map(|digits| digits.parse().ok())
+}
+
+fn options(runtime: &Path) -> Vec<OsString> {
+    let mut options = vec![runtime.into()];
+    let given = [
+        "--network=none",
+        "--platform=systrap",
+        "--oci-seccomp",
+        "--host-uds=none",
+        "--host-fifo=none",
+        "--overlay2=none",
+        // The groups are our own.
+        "--ignore-cgroups",
+    ];
+    options.extend(given.map(OsString::from));
+    if !geteuid().is_root() {
+        options.push("--rootless".into());
+    }
+    options
+}
+
+fn limits(size: Size) -> Limits {
+    let memory_mib = size.memory_mib.clamp(MEMORY_MIB_MIN, MEMORY_MIB_MAX);
+    Limits {
+        memory_bytes: u64::from(memory_mib) << 20,
+        threads: size.processes.saturating_add(THREADS_EXTRA),
+    }
+}
+
+/// Of one length, because a runtime takes the beginning of an id for the whole.
+fn new_id() -> io::Result<String> {
+    let mut bytes = [0; ID_BYTES];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Driver for Gvisor {
+    type Parked = GvisorParked;
+
+    async fn prepare(&self, size: Size) -> Result<GvisorParked, PrepareError> {
+        let (container, mut streams) = self.launch(size, Runs::Connector).await?;
+        match timeout(PREPARE, driver::waits(&mut streams.job)).await {
+            Ok(Ok(())) => Ok(GvisorParked { container, streams }),
+            Ok(Err(PrepareError(why))) => Err(container.failure(&why)),
+            Err(_) => Err(container.failure("it did not wait in time")),
+        }
+    }
+}
+
+/// A container that waits for its job.
+#[derive(Debug)]
+pub struct GvisorParked {
+    // The container ends first: nothing answers on a stream whose other side is gone.
+    container: Container,
+    streams: Streams,
+}
+
+impl Parked for GvisorParked {
+    fn is_sound(&self) -> bool {
+        self.container.processes() > 0 && driver::is_silent(&self.streams.job)
+    }
+
+    async fn run(self, work: Work) -> JobOutcome {
+        let Self { container, streams } = self;
+        let outcome = execution::run(streams, work).await;
+        // Its end takes longer than the job; nobody has to wait for it.
+        drop(container);
+        outcome
+    }
+}
+
+/// A runtime with its group and its folder. Dropping it kills it at once, and lets the rest be
+/// cleared away by whoever does that.
+#[derive(Debug)]
+struct Container {
+    inner: Option<(Child, Group, Remains)>,
+    ending: Ending,
+}
+
+impl Container {
+    fn processes(&self) -> usize {
+        self.inner.as_ref().map_or(0, |(_, group, _)| group.processes())
+    }
+
+    /// What was missed, with the runtime's own words.
+    fn failure(&self, why: &str) -> PrepareError {
+        let words = self.inner.as_ref().map(|(_, _, remains)| remains.words(WORDS_BYTES_MAX));
+        match words.as_deref() {
+            None | Some("") => PrepareError(why.to_owned()),
+            Some(words) => PrepareError(format!("{why}; runsc says: {words}")),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Some((process, group, remains)) = self.inner.take() {
+            self.ending.end(process, group, remains);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtimes_name_their_date() {
+        assert_eq!(date("runsc version 20260518"), Some(20_260_518));
+        assert_eq!(date("runsc version release-20240729.0-12-gabcdef012345"), Some(20_240_729));
+        assert_eq!(date("runsc version 0.0~20221219.0"), Some(20_221_219));
+        assert_eq!(date("runsc version unknown"), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! What the runtime is told of a container. The job and the door come in by descriptors.
+//!
+//! A stanza that is spelled wrongly or ignored is no error to a runtime; that each is in force is
+//! asked from inside, see `confinement`.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::{
+    driver::Size,
+    root::PROGRAM,
+    syscalls::{self, Allowed, Condition},
+};
+
+/// Who the connector is.
+pub(super) const NOBODY: u32 = 65_534;
+pub(super) const OPEN_FILES_MAX: u32 = 32;
+const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
+/// Root, but for the two namespaces of users and time: the runtime makes its own of the first.
+const NAMESPACES: [&str; 5] = ["pid", "network", "ipc", "uts", "mount"];
+
+/// What runs in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// The connector, with its system calls filtered: it waits for a job.
+    Connector,
+    /// The same program without the filter, which could tell of nothing with it.
+    Report,
+}
+
+/// Makes `folder` a bundle.
+pub(super) fn write(folder: &Path, root: &Path, size: Size, runs: Runs) -> io::Result<()> {
+    fs::write(folder.join("config.json"), config(root, size, runs).to_string())
+}
+
+/// The runtime specification's config.json, version 1.0.2.
+fn config(root: &Path, size: Size, runs: Runs) -> Value {
+    let program = format!("/{PROGRAM}");
+    let mut linux = json!({
+        "namespaces": NAMESPACES.map(|kind| json!({ "type": kind })),
+        // The container's own view; that it holds is the group's business.
+        "resources": { "memory": { "limit": u64::from(size.memory_mib) << 20 } },
+    });
+    let args = match runs {
+        Runs::Connector => {
+            linux["seccomp"] = seccomp();
+            json!([program])
+        }
+        Runs::Report => json!([program, "confinement"]),
+    };
+    let limit = |kind: &str, most: u64| json!({ "type": kind, "hard": most, "soft": most });
+    json!({
+        "ociVersion": "1.0.2",
+        "hostname": "sandbox",
+        "root": { "path": root, "readonly": true },
+        "process": {
+            "terminal": false,
+            "user": { "uid": NOBODY, "gid": NOBODY, "additionalGids": [NOBODY] },
+            "args": args,
+            "env": [],
+            "cwd": "/",
+            "noNewPrivileges": true,
+            "capabilities": CAPABILITY_SETS.map(|set| (set, [""; 0])).into_iter().collect::<BTreeMap<_, _>>(),
+            "rlimits": [
+                limit("RLIMIT_NOFILE", OPEN_FILES_MAX.into()),
+                limit("RLIMIT_NPROC", size.processes.into()),
+                limit("RLIMIT_CORE", 0),
+            ],
+        },
+        "mounts": [{
+            "destination": "/tmp",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": [
+                "nosuid", "nodev", "noexec", "mode=1777", format!("size={}m", size.tmp_mib),
+            ],
+        }],
+        "linux": linux,
+    })
+}
+
+fn seccomp() -> Value {
+    let rules: Vec<_> = syscalls::CONNECTOR.iter().flat_map(rules).collect();
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": libc::EPERM,
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": rules,
+    })
+}
+
+/// One rule for each list of conditions, any of which is enough.
+fn rules(allowed: &'static Allowed) -> impl Iterator<Item = Value> {
+    let always: &[&[Condition]] = &[&[]];
+    let when = if allowed.when.is_empty() { always } else { allowed.when };
+    when.iter().map(|all| {
+        let conditions: Vec<_> = all.iter().map(condition).collect();
+        json!({ "names": [allowed.name], "action": "SCMP_ACT_ALLOW", "args": conditions })
+    })
+}
+
+fn condition(condition: &Condition) -> Value {
+    match *condition {
+        Condition::Is(argument, value) => {
+            json!({ "index": argument, "value": value, "op": "SCMP_CMP_EQ" })
+        }
+        Condition::Null(argument) => json!({ "index": argument, "value": 0, "op": "SCMP_CMP_EQ" }),
+        Condition::Without(argument, bits) => json!({
+            "index": argument, "value": bits, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ",
+        }),
+    }
+}

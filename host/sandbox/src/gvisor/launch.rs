@@ -1,0 +1,126 @@
+//! From the supervisor to a runtime that runs: a thread that starts processes, and the first thing
+//! that each of them does, before it becomes the runtime.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use tokio::{
+    process::{Child, Command as TokioCommand},
+    runtime::Handle,
+    sync::oneshot,
+};
+
+/// The argument that makes `toani-sandbox` start a runtime.
+pub const LAUNCHER_MODE: &str = "gvisor-launcher";
+/// Ends the list of groups to enter.
+const END_OF_GROUPS: &str = "--";
+/// Where the connector finds its door.
+const DOOR_FD: i32 = 3;
+/// Orders that wait for the thread.
+const QUEUE_MAX: usize = 64;
+
+/// One runtime to start.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Folders of the groups that it enters.
+    pub(super) groups: Vec<PathBuf>,
+    /// With its options, up to the command.
+    pub(super) runtime: Vec<OsString>,
+    pub(super) bundle: PathBuf,
+    pub(super) id: String,
+    pub(super) job: OwnedFd,
+    pub(super) door: OwnedFd,
+}
+
+type Started = oneshot::Sender<io::Result<Child>>;
+
+/// Starts processes on a thread that lives as long as it does: each asks to be killed when the
+/// thread that started it ends.
+#[derive(Debug, Clone)]
+pub(super) struct Launcher(mpsc::SyncSender<(Order, Started)>);
+
+impl Launcher {
+    pub(super) fn start() -> io::Result<Self> {
+        let (orders, ordered) = mpsc::sync_channel::<(Order, Started)>(QUEUE_MAX);
+        let runtime = Handle::current();
+        std::thread::Builder::new().name("launcher".into()).spawn(move || {
+            let _runtime = runtime.enter();
+            for (order, started) in ordered {
+                // Nobody waits any more if this fails, and the child ends with its handle.
+                let _ = started.send(order.spawn());
+            }
+        })?;
+        Ok(Self(orders))
+    }
+
+    pub(super) async fn launch(&self, order: Order) -> io::Result<Child> {
+        let (started, child) = oneshot::channel();
+        self.0.try_send((order, started)).map_err(|_| io::Error::other("too much is started"))?;
+        child.await.map_err(io::Error::other)?
+    }
+}
+
+impl Order {
+    fn spawn(self) -> io::Result<Child> {
+        let output = self.job.try_clone()?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(LAUNCHER_MODE)
+            .args(&self.groups)
+            .arg(END_OF_GROUPS)
+            .args(&self.runtime)
+            .arg("run")
+            .arg("--bundle")
+            .arg(&self.bundle)
+            .arg(&self.id)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(self.job))
+            .stdout(Stdio::from(output))
+            // Until it has found its place.
+            .stderr(Stdio::from(self.door));
+        TokioCommand::from(command).kill_on_drop(true).spawn()
+    }
+}
+
+/// The launcher's main: enters its groups and becomes the runtime. Descriptors 0 and 1 are the
+/// job's stream, 2 is the door.
+///
+/// # Errors
+/// A group cannot be entered, or the runtime is not there.
+pub fn launcher(arguments: &[OsString]) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let end = arguments.iter().position(|argument| argument == END_OF_GROUPS);
+    let (groups, rest) = arguments.split_at(end.context("no groups are named")?);
+    let [_, program, options @ .., bundle_option, bundle, id] = rest else {
+        bail!("no runtime is named");
+    };
+    for group in groups {
+        let file = Path::new(group).join("cgroup.procs");
+        fs::write(&file, "0").with_context(|| format!("cannot enter {}", file.display()))?;
+    }
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // Without close-on-exec: the runtime finds it under this number.
+    let door = rustix::io::dup(rustix::stdio::stderr())?;
+    rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?;
+    let passed = format!("{}:{DOOR_FD}", door.as_fd().as_raw_fd());
+    let error = Command::new(program)
+        .args(options)
+        .arg("--pass-fd")
+        .arg(passed)
+        .args([bundle_option, bundle, id])
+        .exec();
+    Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
+}
