@@ -20,7 +20,10 @@ use anyhow::Result;
 pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
     ("setup", "fetch dependencies, install what tests start, and say what this machine lacks"),
     ("demo", "build, then drive one governed action end to end (--json)"),
-    ("test", "build the binaries, then run all tests"),
+    (
+        "test",
+        "build the binaries, then run all tests (--long: 1,000 executions, and nothing stays)",
+    ),
     (
         "check",
         "format, lints, docs and the invariants of the architecture (--invariants: these only)",

@@ -31,6 +31,11 @@ const BENCH_PACKAGE: &str = "toani-bench";
 /// Tells tests where the programs are that were built for them.
 const PROGRAMS_VARIABLE: &str = "TOANI_PROGRAMS";
 
+/// `./x test --long`: executions after which nothing may be left behind.
+const LONG: &str = "--long";
+const STRAYS_VARIABLE: &str = "TOANI_STRAY_EXECUTIONS";
+const STRAYS_LONG: &str = "1000";
+
 /// Executions of each mutation fuzzer in `./x fuzz`, unless the environment says otherwise.
 const FUZZ_EXECUTIONS: &str = "1000000";
 const FUZZ_EXECUTIONS_VARIABLE: &str = "TOANI_FUZZ_EXECUTIONS";
@@ -66,11 +71,16 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
         wipe::is_there(&release_folder().join(program))?;
     }
     step("running all tests");
+    let long = arguments.iter().any(|argument| argument == LONG);
     let mut all = vec!["test", "--workspace"];
-    all.extend(arguments.iter().map(String::as_str));
+    all.extend(arguments.iter().map(String::as_str).filter(|argument| *argument != LONG));
     let programs = release_folder();
     let programs = programs.to_str().context("the target folder's path is not UTF-8")?;
-    cargo_with(&all, &[(PROGRAMS_VARIABLE, programs)])?;
+    let mut environment = vec![(PROGRAMS_VARIABLE, programs)];
+    if long {
+        environment.push((STRAYS_VARIABLE, STRAYS_LONG));
+    }
+    cargo_with(&all, &environment)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -237,7 +237,8 @@ pub async fn serve(
     tasks.spawn(renew(plane.clone(), config.renew_every));
     tasks.spawn(delete_expired(plane.clone()));
     tasks.spawn(notice_loss(plane.clone()));
-    tasks.spawn(sandbox::keep(plane.clone(), paths, first));
+    let (over, is_over) = watch::channel(false);
+    let mut sandbox = tokio::spawn(sandbox::keep(plane.clone(), paths, first, is_over));
     let limits = Arc::new(api::Limits {
         agents: Buckets::new(config.rate_per_agent),
         peers: Buckets::new(config.rate_per_peer),
@@ -273,6 +274,10 @@ pub async fn serve(
     let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
     listeners.shutdown().await;
     tasks.shutdown().await;
+    over.send_replace(true);
+    if tokio::time::timeout(CLOSE_LIMIT, &mut sandbox).await.is_err() {
+        sandbox.abort();
+    }
     plane.enclave().stop();
     drop(plane);
     // Whoever begins the next boot finds log and data folder free.

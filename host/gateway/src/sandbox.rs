@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -205,8 +206,32 @@ pub(crate) async fn first(paths: &SupervisorPaths) -> Result<Started, SpawnError
     SupervisorClient::spawn(paths).await
 }
 
-/// Keeps a supervisor connected until the boot is over.
-pub(crate) async fn keep(plane: Arc<Plane>, paths: SupervisorPaths, first: Started) {
+/// Keeps a supervisor connected until the boot is over. Returns when the last one has ended, with
+/// all that it has started.
+pub(crate) async fn keep(
+    plane: Arc<Plane>,
+    paths: SupervisorPaths,
+    first: Started,
+    mut over: watch::Receiver<bool>,
+) {
+    let gone = first.client.gone();
+    let mut last: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(gone);
+    tokio::select! {
+        () = attend_each(&plane, paths, first, &mut last) => {}
+        // A sender that is gone says the same.
+        _ = over.wait_for(|over| *over) => {}
+    }
+    plane.sandbox().end();
+    last.await;
+}
+
+/// Starts one supervisor after the other; `last` resolves when the last one is gone.
+async fn attend_each(
+    plane: &Arc<Plane>,
+    paths: SupervisorPaths,
+    first: Started,
+    last: &mut Pin<Box<dyn Future<Output = ()> + Send>>,
+) {
     let mut next = Some(first);
     let mut backoff_ms = BACKOFF_MS_MIN;
     loop {
@@ -216,8 +241,9 @@ pub(crate) async fn keep(plane: Arc<Plane>, paths: SupervisorPaths, first: Start
         };
         match spawned {
             Ok(started) => {
+                *last = Box::pin(started.client.gone());
                 let alive = tokio::time::Instant::now();
-                attend(&plane, started).await;
+                attend(plane, started).await;
                 let lived = alive.elapsed();
                 if lived > Duration::from_millis(BACKOFF_MS_MAX) {
                     backoff_ms = BACKOFF_MS_MIN;

@@ -127,11 +127,13 @@ impl SupervisorClient {
         self.inner.pid
     }
 
-    /// Returns when the supervisor's process has ended.
-    pub async fn gone(&self) {
+    /// Returns when the supervisor's process has ended. Keeps nothing alive meanwhile.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut gone = self.inner.gone.clone();
-        // A sender that is gone without a word ended with its process.
-        let _ = gone.wait_for(|gone| *gone).await;
+        async move {
+            // A sender that is gone without a word ended with its process.
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
     }
 }
 

@@ -94,12 +94,17 @@ pub struct Gvisor {
 }
 
 impl Gvisor {
-    /// Unpacks the root file system, copies the runtime, and tries two containers. Returns the
-    /// driver, and what waits for the end of all that it has started.
+    /// Unpacks the root file system, copies the runtime, and tries two containers. `sandbox` is
+    /// this program, which starts them. Returns the driver, and what waits for the end of all that
+    /// it has started.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(root: &RootFileSystem, runsc: &Path) -> Result<(Self, Ended), StartError> {
+    pub async fn start(
+        root: &RootFileSystem,
+        runsc: &Path,
+        sandbox: &Path,
+    ) -> Result<(Self, Ended), StartError> {
         let workspace = Arc::new(Workspace::create()?);
         let runtime = workspace.runtime();
         copy_runtime(runsc, &runtime)
@@ -109,8 +114,12 @@ impl Gvisor {
         }
         root.unpack(&workspace.root())?;
         let (ending, ended) = Ending::start()?;
-        let driver =
-            Self { launcher: Launcher::start()?, ending, runtime: options(&runtime), workspace };
+        let driver = Self {
+            launcher: Launcher::start(sandbox)?,
+            ending,
+            runtime: options(&runtime),
+            workspace,
+        };
         driver.try_out().await?;
         Ok((driver, ended))
     }
@@ -123,20 +132,27 @@ impl Gvisor {
     /// One container that says what it is, and one that waits.
     async fn try_out(&self) -> Result<(), StartError> {
         let size = Size::default();
-        let launched = self.launch(size, Runs::Report).await;
-        let (container, streams) = launched.map_err(StartError::CannotIsolate)?;
-        let mut report = String::new();
-        let mut stream = streams.job.take(REPORT_BYTES_MAX);
-        let read = timeout(PREPARE, stream.read_to_string(&mut report)).await;
-        if !matches!(read, Ok(Ok(length)) if length > 0) {
-            return Err(StartError::CannotIsolate(container.failure("it does not say what it is")));
-        }
+        let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
         confinement::judge(&report, size).map_err(StartError::NotIsolated)?;
         let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
         if parked.container.processes() == 0 {
             return Err(StartError::NotIsolated("nothing of it is in its control group".into()));
         }
         Ok(())
+    }
+
+    /// What a container says of itself in which system calls are not filtered.
+    ///
+    /// # Errors
+    /// It does not start, or says nothing.
+    pub async fn report(&self, size: Size) -> Result<String, PrepareError> {
+        let (container, streams) = self.launch(size, Runs::Report).await?;
+        let mut report = String::new();
+        let mut stream = streams.job.take(REPORT_BYTES_MAX);
+        match timeout(PREPARE, stream.read_to_string(&mut report)).await {
+            Ok(Ok(length)) if length > 0 => Ok(report),
+            _ => Err(container.failure("it does not say what it is")),
+        }
     }
 
     async fn launch(&self, size: Size, runs: Runs) -> Result<(Container, Streams), PrepareError> {
@@ -204,6 +220,8 @@ fn options(runtime: &Path) -> Vec<OsString> {
         "--host-uds=none",
         "--host-fifo=none",
         "--overlay2=none",
+        // Else the container's kernel opens files by itself, and keeps the capabilities to do so.
+        "--directfs=false",
         // The groups are our own.
         "--ignore-cgroups",
     ];

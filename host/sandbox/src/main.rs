@@ -24,6 +24,8 @@ use tokio::net::UnixStream;
 
 /// Names the folder of a simulated machine, whose chip vouches for this process.
 const SIMULATED_CHIP: &str = "--simulated-chip";
+/// This program.
+const OWN: &str = "/proc/self/exe";
 /// Longest time for tasks to let go of what they hold.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -165,13 +167,12 @@ async fn start(what: &Supervise) -> anyhow::Result<(Started, SimulatedChip, Laun
             (Started::Native(driver, Box::pin(lost)), DriverKind::Native)
         }
         DriverKind::Gvisor { runsc } => {
-            let (driver, ended) = Gvisor::start(&root, runsc).await?;
+            let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref()).await?;
             let runs = DriverKind::Gvisor { runsc: driver.runtime() };
             (Started::Gvisor(driver, ended), runs)
         }
     };
-    let launch_digest =
-        toani_sandbox::launch_digest("/proc/self/exe".as_ref(), &runs, root.digest())
-            .context("cannot measure what runs")?;
+    let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, root.digest())
+        .context("cannot measure what runs")?;
     Ok((driver, SimulatedChip::of(machine, launch_digest)?, launch_digest))
 }

@@ -127,7 +127,7 @@ fn demo(arguments: &Arguments) -> anyhow::Result<bool> {
         say(
             "chain to a test root of this machine, and prove nothing elsewhere. tee: simulator, sandbox:",
         );
-        say("native, approval by a software passkey. Every receipt says so.\n");
+        say("gvisor, approval by a software passkey. Every receipt says so.\n");
     }
     let mut steps = Vec::new();
     let first = Instant::now();

@@ -15,7 +15,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit},
+    thread::set_no_new_privs,
+};
 use tokio::{
     process::{Child, Command as TokioCommand},
     runtime::Handle,
@@ -52,14 +55,16 @@ type Started = oneshot::Sender<io::Result<Child>>;
 pub(super) struct Launcher(mpsc::SyncSender<(Order, Started)>);
 
 impl Launcher {
-    pub(super) fn start() -> io::Result<Self> {
+    /// `sandbox` is this program.
+    pub(super) fn start(sandbox: &Path) -> io::Result<Self> {
+        let sandbox = sandbox.to_path_buf();
         let (orders, ordered) = mpsc::sync_channel::<(Order, Started)>(QUEUE_MAX);
         let runtime = Handle::current();
         std::thread::Builder::new().name("launcher".into()).spawn(move || {
             let _runtime = runtime.enter();
             for (order, started) in ordered {
                 // Nobody waits any more if this fails, and the child ends with its handle.
-                let _ = started.send(order.spawn());
+                let _ = started.send(order.spawn(&sandbox));
             }
         })?;
         Ok(Self(orders))
@@ -73,9 +78,9 @@ impl Launcher {
 }
 
 impl Order {
-    fn spawn(self) -> io::Result<Child> {
+    fn spawn(self, sandbox: &Path) -> io::Result<Child> {
         let output = self.job.try_clone()?;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(sandbox);
         command
             .arg(LAUNCHER_MODE)
             .args(&self.groups)
@@ -111,6 +116,7 @@ pub fn launcher(arguments: &[OsString]) -> anyhow::Result<()> {
         let file = Path::new(group).join("cgroup.procs");
         fs::write(&file, "0").with_context(|| format!("cannot enter {}", file.display()))?;
     }
+    set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // Without close-on-exec: the runtime finds it under this number.
     let door = rustix::io::dup(rustix::stdio::stderr())?;

@@ -146,6 +146,13 @@ impl Bench {
         self.link.run(plan, credential).await
     }
 
+    /// Ends the supervisor, and returns when it has ended.
+    pub(crate) async fn ended(self) {
+        let gone = self.client.gone();
+        drop(self);
+        gone.await;
+    }
+
     /// The launcher's process; its children are the containers.
     pub(crate) fn launcher(&self) -> u32 {
         let children = children_of(self.client.pid());
@@ -202,6 +209,30 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| status(*pid, "PPid:").as_ref() == Some(&parent))
         .collect()
+}
+
+/// All processes that run a copy of the runtime.
+pub(crate) fn all_runtimes() -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        program.to_string_lossy().contains("/toani-sandbox-")
+    })
+    .collect()
+}
+
+/// Those of one supervisor, by the command that they were started with.
+pub(crate) fn runtimes(supervisor: u32, command: &str) -> Vec<u32> {
+    let descends = |pid: u32| {
+        let parent = |pid: &u32| status(*pid, "PPid:")?.parse().ok().filter(|parent| *parent > 1);
+        std::iter::successors(Some(pid), parent).any(|pid| pid == supervisor)
+    };
+    let has = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == command.as_bytes())
+    };
+    all_runtimes().into_iter().filter(|pid| has(*pid) && descends(*pid)).collect()
 }
 
 pub(crate) fn kill(pid: u32) {

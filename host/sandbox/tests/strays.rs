@@ -1,0 +1,116 @@
+//! After many executions, and after kills of everything that can be killed, nothing is left: no
+//! process, no folder, no control group, no mount.
+#![cfg(test)]
+
+mod common;
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use common::{Bench, all_runtimes, connector, gvisor, kill, runtimes, until, upstream::Upstream};
+use toani_protocol::{job::JobEnd, plan::Plan};
+use toani_sandbox::pool::WAITING_MAX;
+
+/// How many executions; `./x test --long` asks for more.
+const EXECUTIONS: usize = 50;
+const EXECUTIONS_VARIABLE: &str = "TOANI_STRAY_EXECUTIONS";
+/// One kill in so many executions, of each kind in turn.
+const KILL_EVERY: usize = 5;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    /// Those that run a runtime from a supervisor's folder.
+    processes: BTreeSet<u32>,
+    folders: BTreeSet<PathBuf>,
+    groups: BTreeSet<PathBuf>,
+    mounts: usize,
+}
+
+impl Found {
+    fn now() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut groups = BTreeSet::new();
+        collect_groups("/sys/fs/cgroup".into(), &mut groups);
+        Self {
+            processes: all_runtimes().into_iter().collect(),
+            folders: ours(std::env::temp_dir()).collect(),
+            groups,
+            mounts: mounts.lines().count(),
+        }
+    }
+}
+
+/// Entries of a folder that are a supervisor's.
+fn ours(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("toani-sandbox-"))
+        .map(|entry| entry.path())
+}
+
+fn collect_groups(folder: PathBuf, groups: &mut BTreeSet<PathBuf>) {
+    groups.extend(ours(folder.clone()));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_groups(entry.path(), groups);
+        }
+    }
+}
+
+/// What an execution says that was under way when something was killed.
+fn is_definite(end: &JobEnd) -> bool {
+    matches!(end, JobEnd::Response { status: 200, .. } | JobEnd::ConnectorFailed)
+}
+
+async fn succeeds(bench: &Bench, plan: &Plan) -> bool {
+    let outcome = bench.run(plan, b"").await;
+    let succeeded = matches!(outcome.end, JobEnd::Response { status: 200, .. });
+    assert!(succeeded || (outcome.end == JobEnd::ConnectorFailed && !outcome.connected));
+    succeeded
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_behind() {
+    let executions = std::env::var(EXECUTIONS_VARIABLE);
+    let executions = executions.map_or(EXECUTIONS, |number| number.parse().unwrap());
+    let upstream = Upstream::start().await;
+    let plan = upstream.plan("/ok", None);
+    let driver = gvisor();
+    // Clears away what runs of before have left that were killed themselves.
+    Bench::under(&driver, connector()).await.ended().await;
+    let before = Found::now();
+    let mut bench = Bench::under(&driver, connector()).await;
+    let mut kills = 0;
+    for number in 1..=executions {
+        let victims = match number % (4 * KILL_EVERY) {
+            0 => vec![bench.client.pid()],
+            5 => runtimes(bench.client.pid(), "run"),
+            10 => runtimes(bench.client.pid(), "boot"),
+            15 => runtimes(bench.client.pid(), "gofer"),
+            _ => Vec::new(),
+        };
+        kills += victims.len();
+        let running = bench.try_run(&plan, b"");
+        let (end, ()) = tokio::join!(running, async { victims.into_iter().for_each(kill) });
+        match end {
+            Ok(outcome) => assert!(is_definite(&outcome.end), "{number}: {:?}", outcome.end),
+            Err(_) => {
+                // Its supervisor was killed; the next one finds what it has left.
+                bench.client.gone().await;
+                bench = Bench::under(&driver, connector()).await;
+            }
+        }
+        // A container that was met while it waited may get a job before its end is noticed. Then
+        // nothing has happened, and the pool has one less of them.
+        let failed = async {
+            let mut failed = 0;
+            while !succeeds(&bench, &plan).await {
+                failed += 1;
+            }
+            failed
+        };
+        assert!(failed.await <= WAITING_MAX, "{number}");
+    }
+    assert!(kills > executions / KILL_EVERY, "each kind has met somebody: {kills}");
+    bench.ended().await;
+    until("nothing is left", || Found::now() == before).await;
+}
