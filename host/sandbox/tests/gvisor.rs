@@ -4,11 +4,15 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use common::{Bench, gvisor, packed, probe, runtimes, status, until};
 use toani_sandbox::{
-    DriverKind,
+    DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
     driver::Size,
     gvisor::{Ended, Gvisor},
     pool::WAITING_MAX,
@@ -111,4 +115,78 @@ async fn a_container_is_what_it_should_be_from_outside() {
         assert_eq!(limit(pid, "memory", "memory.limit_in_bytes", "memory.max"), 512 << 20);
         assert_eq!(limit(pid, "pids", "pids.max", "pids.max"), 32 + 256);
     }
+}
+
+/// A runtime that does what the real one does, with other arguments or another bundle.
+fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
+    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+    let path = folder.join(name);
+    let script = format!(
+        "#!/bin/bash\narguments=()\nbundle=\nfor argument in \"$@\"; do\n\
+         [ \"$before\" = --bundle ] && bundle=$argument/config.json\nbefore=$argument\n\
+         {change}\narguments+=(\"$argument\")\ndone\nexec {} \"${{arguments[@]}}\"\n",
+        runsc.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+async fn refused(runsc: PathBuf) -> String {
+    let name = runsc.clone();
+    let paths = SupervisorPaths {
+        driver: DriverKind::Gvisor { runsc },
+        ..common::paths(common::connector())
+    };
+    match SupervisorClient::spawn(&paths).await {
+        Err(SpawnError::CannotStart(why)) => why,
+        Ok(_) => panic!("{} started", name.display()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Each stanza in turn is one that the runtime does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stanza_that_is_ignored_fails_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = |from: &str, to: &str| {
+        format!("[ -n \"$bundle\" ] && sed -i 's#{from}#{to}#g' \"$bundle\" && bundle=")
+    };
+    let host_network = format!(
+        "{}\n[ \"$argument\" = --network=none ] && argument=--network=host",
+        bundle("{\"type\":\"network\"},", "")
+    );
+    for (name, change, expected) in [
+        (
+            "filter",
+            "[ \"$argument\" = --oci-seccomp ] && argument=--oci-seccomp=false".to_owned(),
+            "filter of system",
+        ),
+        ("root", bundle("\"readonly\":true", "\"ignored\":true"), "`root`"),
+        ("user", bundle("65534", "0"), "`Uid:`"),
+        ("tmp", bundle("size=16m", "size=17m"), "`tmp`"),
+        ("noexec", bundle("\"noexec\",", ""), "`tmp`"),
+        ("environment", bundle("\"env\":..", "\"env\":[\"A=B\"]"), "`environment`"),
+        (
+            "capabilities",
+            bundle("\"\\(bounding\\|permitted\\|effective\\)\":\\[\\]", "\"\\1\":[\"CAP_KILL\"]"),
+            "`Cap",
+        ),
+        ("network", host_network, "`interfaces`"),
+    ] {
+        let why = refused(instead(folder.path(), name, &change)).await;
+        assert!(why.contains(expected), "{name}: {why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_is_not_there_or_too_old_is_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let why = refused(folder.path().join("nowhere")).await;
+    assert!(why.contains("./x setup"), "{why}");
+    let old = "[ \"$argument\" = --version ] && echo runsc version 20221219 && exit 0";
+    let why = refused(instead(folder.path(), "old", old)).await;
+    assert!(why.contains("20240729") && why.contains("./x setup"), "{why}");
+    let why = refused("/bin/true".into()).await;
+    assert!(why.contains("is no gVisor runtime"), "{why}");
 }
