@@ -49,6 +49,10 @@ pub(crate) async fn execute(
     asked: Asked,
 ) -> Result<Executed, Problem> {
     let _place = plane.place_for_execution().await?;
+    // Before anything is used up: the same token may come again.
+    if plane.sandbox().is_exhausted() {
+        return Err(Problem::busy());
+    }
     let Asked { request, proof, .. } = asked;
 
     // 6. The enclave checks everything again, reserves quota and consumes the token.

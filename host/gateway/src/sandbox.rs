@@ -11,7 +11,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -62,6 +65,8 @@ impl Standing {
 pub(crate) struct Sandbox {
     outgoing: Mutex<Outgoing>,
     standing: watch::Sender<Standing>,
+    /// Jobs wait there for containers, and for too long.
+    exhausted: AtomicBool,
     /// Who waits for the outcome of which execution.
     expected: Mutex<HashMap<ExecutionId, oneshot::Sender<()>>>,
 }
@@ -107,6 +112,7 @@ impl Default for Sandbox {
         Self {
             outgoing: Mutex::default(),
             standing: watch::Sender::new(standing),
+            exhausted: AtomicBool::new(false),
             expected: Mutex::default(),
         }
     }
@@ -119,6 +125,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sandbox {
     pub(crate) fn is_connected(&self) -> bool {
         self.standing.borrow().is_connected()
+    }
+
+    /// Whether a job that came now would wait for too long.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
@@ -186,6 +197,7 @@ impl Sandbox {
             outgoing.supervisor = None;
             outgoing.closed = outgoing.link;
         }
+        self.exhausted.store(false, Ordering::Relaxed);
         self.over();
         lock(&self.expected).clear();
     }
@@ -369,6 +381,10 @@ impl Connection<'_> {
             }
             Some(FromSupervisor::Ended { connection, why }) if connection == self.number => {
                 Err(Over(format!("the supervisor ended it: {why}")))
+            }
+            Some(FromSupervisor::Exhausted(exhausted)) => {
+                self.plane.sandbox().exhausted.store(exhausted, Ordering::Relaxed);
+                Ok(())
             }
             // Of a connection before this one.
             Some(FromSupervisor::Bytes { .. } | FromSupervisor::Ended { .. }) => Ok(()),

@@ -56,6 +56,8 @@ pub enum FromSupervisor {
     Bytes { connection: u64, bytes: Vec<u8> },
     /// A connection is over, and why.
     Ended { connection: u64, why: String },
+    /// Whether jobs wait for containers, and for too long: no more of them should come now.
+    Exhausted(bool),
 }
 
 /// Why a frame could not be read or written.

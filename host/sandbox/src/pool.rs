@@ -2,11 +2,15 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, timeout},
+};
 
 use crate::{
     driver::{Driver, Parked, PrepareError, Size},
@@ -20,10 +24,19 @@ const SIZES_MAX: usize = 8;
 /// A container that has waited for so long is ended unused, when one of its size is asked for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
+/// A job that has waited for so long for a container says that there are too many.
+pub const EMPTY_MAX: Duration = Duration::from_secs(1);
+/// A job waits for so long at most, and is not run then.
+const TAKE_MAX: Duration = Duration::from_secs(20);
+
 /// The containers of one driver.
 pub(crate) struct Pool<D: Driver> {
     driver: Arc<D>,
     shelves: Shelves<D::Parked>,
+    /// Starting more at once than there are processors makes each of them later.
+    preparing: Arc<Semaphore>,
+    /// Jobs that have waited for too long.
+    late: watch::Sender<usize>,
 }
 
 /// The one that was asked for last stands last.
@@ -39,7 +52,13 @@ struct Shelf<P> {
 impl<D: Driver> Pool<D> {
     /// The first containers are of the usual size.
     pub(crate) fn new(driver: Arc<D>) -> Self {
-        let pool = Self { driver, shelves: Arc::default() };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = Self {
+            driver,
+            shelves: Arc::default(),
+            preparing: Arc::new(Semaphore::new(processors)),
+            late: watch::Sender::default(),
+        };
         drop(pool.pop(Size::default()));
         pool.fill(Size::default());
         pool
@@ -49,7 +68,29 @@ impl<D: Driver> Pool<D> {
     pub(crate) async fn take(&self, size: Size) -> Result<D::Parked, PrepareError> {
         let waiting = self.pop(size);
         self.fill(size);
-        match waiting {
+        if let Some(parked) = waiting {
+            return Ok(parked);
+        }
+        let mut prepare = pin!(timeout(TAKE_MAX, self.prepare(size)));
+        let taken = match timeout(EMPTY_MAX, &mut prepare).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                let _late = Late::new(&self.late);
+                prepare.await
+            }
+        };
+        taken.unwrap_or_else(|_| Err(PrepareError("none came to wait in time".into())))
+    }
+
+    /// How many jobs have waited for longer than [`EMPTY_MAX`], now and from now on.
+    pub(crate) fn late(&self) -> watch::Receiver<usize> {
+        self.late.subscribe()
+    }
+
+    /// In its turn: a container that has come to wait meanwhile, or a new one.
+    async fn prepare(&self, size: Size) -> Result<D::Parked, PrepareError> {
+        let _turn = self.preparing.acquire().await;
+        match self.pop(size) {
             Some(parked) => Ok(parked),
             None => self.driver.prepare(size).await,
         }
@@ -87,13 +128,21 @@ impl<D: Driver> Pool<D> {
         shelf.filling = true;
         drop(shelves);
         let (driver, shelves) = (Arc::clone(&self.driver), Arc::downgrade(&self.shelves));
-        tokio::spawn(fill(driver, shelves, size));
+        let preparing = Arc::clone(&self.preparing);
+        tokio::spawn(fill(driver, shelves, preparing, size));
     }
 }
 
-async fn fill<D: Driver>(driver: Arc<D>, shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>, size: Size) {
+async fn fill<D: Driver>(
+    driver: Arc<D>,
+    shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>,
+    preparing: Arc<Semaphore>,
+    size: Size,
+) {
     loop {
+        let turn = preparing.acquire().await;
         let prepared = driver.prepare(size).await;
+        drop(turn);
         let Some(shelves) = shelves.upgrade() else { return };
         let mut shelves = lock(&shelves);
         // If it made room for another size meanwhile, the container ends unused.
@@ -113,6 +162,22 @@ async fn fill<D: Driver>(driver: Arc<D>, shelves: Weak<Mutex<Vec<Shelf<D::Parked
     }
 }
 
+/// A job that has waited for too long, for as long as it still waits.
+struct Late<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Late<'a> {
+    fn new(late: &'a watch::Sender<usize>) -> Self {
+        late.send_modify(|count| *count += 1);
+        Self(late)
+    }
+}
+
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
 /// What is behind the lock is whole after each step, also after a panic.
 fn lock<P>(shelves: &Mutex<Vec<Shelf<P>>>) -> MutexGuard<'_, Vec<Shelf<P>>> {
     shelves.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +188,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use toani_protocol::job::JobOutcome;
-    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::execution::{self, Work};
@@ -132,6 +196,8 @@ mod tests {
     struct Counting {
         prepared: AtomicUsize,
         fails: AtomicBool,
+        /// One is prepared for each of these.
+        allowed: Semaphore,
         ended: Arc<Semaphore>,
     }
 
@@ -144,7 +210,8 @@ mod tests {
     impl Counting {
         fn new() -> Self {
             let (prepared, fails) = (AtomicUsize::new(0), AtomicBool::new(false));
-            Self { prepared, fails, ended: Arc::new(Semaphore::new(0)) }
+            let allowed = Semaphore::new(Semaphore::MAX_PERMITS);
+            Self { prepared, fails, allowed, ended: Arc::new(Semaphore::new(0)) }
         }
     }
 
@@ -155,6 +222,7 @@ mod tests {
             if self.fails.load(Ordering::Relaxed) {
                 return Err(PrepareError("as told".into()));
             }
+            self.allowed.acquire().await.unwrap().forget();
             let number = self.prepared.fetch_add(1, Ordering::Relaxed);
             let sound = Arc::new(AtomicBool::new(true));
             Ok(Counted { number, sound, ended: Arc::clone(&self.ended) })
@@ -250,6 +318,29 @@ mod tests {
         driver.fails.store(false, Ordering::Relaxed);
         assert!(pool.take(Size::default()).await.is_ok());
         filled(&pool, Size::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_waits_too_long_says_so_and_then_is_not_run() {
+        let driver = Counting::new();
+        driver.allowed.forget_permits(Semaphore::MAX_PERMITS);
+        let pool = Arc::new(Pool::new(Arc::new(driver)));
+        let mut late = pool.late();
+        let take = |pool: &Arc<Pool<Counting>>| {
+            let pool = Arc::clone(pool);
+            tokio::spawn(async move { pool.take(Size::default()).await.map(drop) })
+        };
+        let began = Instant::now();
+        let (first, second) = (take(&pool), take(&pool));
+        late.wait_for(|late| *late == 2).await.unwrap();
+        assert_eq!(began.elapsed(), EMPTY_MAX);
+        pool.driver.allowed.add_permits(1);
+        late.wait_for(|late| *late == 1).await.unwrap();
+        assert!(began.elapsed() < TAKE_MAX);
+        let ends = [first.await.unwrap(), second.await.unwrap()];
+        assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1);
+        assert_eq!(began.elapsed(), TAKE_MAX);
+        assert_eq!(*late.borrow(), 0);
     }
 
     #[tokio::test]

@@ -112,8 +112,18 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
     }
 
     async fn work(mut self, mut orders: mpsc::Receiver<ToSupervisor>) {
+        let mut late = self.pool.late();
+        let mut exhausted = false;
         loop {
             tokio::select! {
+                // The pool lives as long as this.
+                Ok(()) = late.changed() => {
+                    let now = *late.borrow_and_update() > 0;
+                    if now != exhausted {
+                        exhausted = now;
+                        self.say(FromSupervisor::Exhausted(exhausted)).await;
+                    }
+                }
                 order = orders.recv() => match order {
                     Some(ToSupervisor::Connect(connect)) => self.connect(*connect).await,
                     Some(ToSupervisor::Admission(list)) => self.admission(&list).await,

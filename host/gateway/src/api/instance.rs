@@ -129,7 +129,7 @@ pub(super) async fn healthy() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Actions can be executed: enclave, log and sandbox are there.
+/// Actions can be executed: enclave, log and sandbox are there, and containers come in time.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -144,6 +144,9 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Value>, Problem
     }
     if !api.plane.sandbox().is_connected() {
         return Err(Reason::SandboxUnavailable.into());
+    }
+    if api.plane.sandbox().is_exhausted() {
+        return Err(Reason::Busy.into());
     }
     Ok(Json(json!({ "status": "ready", "boot": api.plane.facts().boot })))
 }

@@ -108,6 +108,8 @@ pub fn runner(data: &Path) -> Runner {
 /// An instance that was born, and is run by [`Running`].
 pub struct Instance {
     pub data: TempDir,
+    /// What holds connectors.
+    pub driver: DriverKind,
 }
 
 impl Instance {
@@ -129,13 +131,13 @@ impl Instance {
         assert_eq!(facts.size, 2, "birth and boot");
         let again = toani_gateway::birth(&runner(data.path()), data.path()).await;
         assert!(matches!(again, Err(BootError::BornBefore)), "{again:?}");
-        Self { data }
+        Self { data, driver: DriverKind::Native }
     }
 
     pub fn config(&self) -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            driver: DriverKind::Native,
+            driver: self.driver.clone(),
             simulated_chip: Some(machine()),
             ..Config::new(self.data.path(), programs(), runner(self.data.path()))
         }
@@ -145,7 +147,7 @@ impl Instance {
         let programs = programs();
         let root = RootFileSystem::open(&programs.join("connector.tar")).unwrap().digest();
         let supervisor = programs.join("toani-sandbox");
-        let digest = toani_sandbox::launch_digest(&supervisor, &DriverKind::Native, root).unwrap();
+        let digest = toani_sandbox::launch_digest(&supervisor, &self.driver, root).unwrap();
         let list = AdmissionList {
             format: AdmissionFormat::V1,
             instance: facts["instance"].as_str().unwrap().parse().unwrap(),
@@ -153,7 +155,10 @@ impl Instance {
             enclaves: vec![facts["mrenclave"].as_str().unwrap().parse().unwrap()],
             sandboxes: vec![AdmittedSandbox {
                 launch_digest: Bytes(digest.to_vec()),
-                level: SandboxLevel::Native,
+                level: match self.driver {
+                    DriverKind::Native => SandboxLevel::Native,
+                    DriverKind::Gvisor { .. } => SandboxLevel::Gvisor,
+                },
             }],
             chips: vec![Bytes(authority().chip().id.to_vec())],
             min_tcb: TcbVersion::default(),
