@@ -73,7 +73,7 @@ impl Borders {
         let tap = folder.join("toani-simulator");
         std::fs::copy(real.join("toani-tap"), tap).context("no toani-tap")?;
         for name in
-            ["toani-sandbox", "connector.tar", "toani-image", "toani-image.sig", "toani-sgx"]
+            ["toani-sandbox", "toani-connector", "toani-image", "toani-image.sig", "toani-sgx"]
         {
             std::fs::copy(real.join(name), folder.join(name))
                 .with_context(|| format!("no {name} in {}", real.display()))?;

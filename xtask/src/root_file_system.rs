@@ -3,19 +3,17 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result, bail};
-use toani_sandbox::root::{self, RootFileSystem};
+use toani_sandbox::root::{PROGRAM, RootFileSystem};
 
 use crate::{
     image::{self, Elsewhere},
     repo,
     run::{cargo_command, release_folder, step},
 };
-
-const PROGRAM: &str = "toani-connector";
 
 pub(crate) fn connector(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -24,43 +22,45 @@ pub(crate) fn connector(arguments: &[String]) -> Result<ExitCode> {
         ["--twice"] => true,
         _ => bail!("usage: ./x image connector [--twice]"),
     };
-    let archive = build()?;
-    let digest = RootFileSystem::open(&archive)?.digest();
+    let image = build()?;
+    let digest = RootFileSystem::open(&image)?.digest();
     if twice {
-        same_elsewhere(&archive)?;
-        println!("twice    the same archive from two folders");
+        same_elsewhere(&image)?;
+        println!("twice    the same image from two folders");
     }
-    println!("archive  {}", archive.display());
+    println!("image    {}", image.display());
     println!("digest   {digest}");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the connector, and packs it beside the programs.
+/// Builds the connector, and puts it and its root file system beside the programs.
 pub(crate) fn build() -> Result<PathBuf> {
     step("building the connector and its root file system");
     std::fs::create_dir_all(release_folder())?;
     let program = link(&repo::root(), &release_folder().with_file_name("connector"))?;
     let beside = release_folder().join(PROGRAM);
-    image::put(&beside, &program)?;
+    image::put(&beside, &std::fs::read(&program)?)?;
     std::fs::set_permissions(&beside, PermissionsExt::from_mode(0o755))?;
-    let archive = release_folder().join("connector.tar");
-    image::put(&archive, &packed(&program)?)?;
-    Ok(archive)
+    let image = release_folder().join("connector.erofs");
+    pack(&program, &image)?;
+    Ok(image)
 }
 
-fn same_elsewhere(archive: &Path) -> Result<()> {
+fn same_elsewhere(image: &Path) -> Result<()> {
     step("building the connector once more, in another folder");
     let elsewhere = Elsewhere::new()?;
     let program = link(&elsewhere.sources, &elsewhere.target)?;
-    if packed(&program)? != std::fs::read(archive)? {
-        bail!("another folder gives another archive: something of the folder's name is in it");
+    let again = elsewhere.target.join("again.erofs");
+    pack(&program, &again)?;
+    if std::fs::read(again)? != std::fs::read(image)? {
+        bail!("another folder gives another image: something of the folder's name is in it");
     }
     Ok(())
 }
 
 /// Linked statically, because its container holds no libraries, and in a folder of its own: a build
 /// of the workspace would put a program with shared libraries in its place.
-fn link(root: &Path, target: &Path) -> Result<Vec<u8>> {
+fn link(root: &Path, target: &Path) -> Result<PathBuf> {
     let mut flags = image::remapped(root)?.to_vec();
     flags.push("-Ctarget-feature=+crt-static".to_owned());
     let status = cargo_command()
@@ -78,12 +78,39 @@ fn link(root: &Path, target: &Path) -> Result<Vec<u8>> {
     if !status.success() {
         bail!("the connector does not build");
     }
-    let program = target.join(image::TARGET).join("release").join(PROGRAM);
-    std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))
+    Ok(target.join(image::TARGET).join("release").join(PROGRAM))
 }
 
-fn packed(program: &[u8]) -> Result<Vec<u8>> {
-    let mut archive = Vec::new();
-    root::pack(program, &mut archive).context("cannot pack the connector")?;
-    Ok(archive)
+/// The root file system of one program: beside it the folders that the runtime mounts on.
+fn pack(program: &Path, image: &Path) -> Result<()> {
+    let root = tempfile::tempdir()?;
+    for name in ["dev", "proc", "sys", "tmp"] {
+        std::fs::create_dir(root.path().join(name))?;
+    }
+    let inside = root.path().join(PROGRAM);
+    std::fs::copy(program, &inside)
+        .with_context(|| format!("cannot copy {}", program.display()))?;
+    std::fs::set_permissions(&inside, PermissionsExt::from_mode(0o555))?;
+    erofs(root.path(), image)
+}
+
+/// Makes an image of a folder: the same bytes for the same content.
+///
+/// Its root belongs to everybody, so that nothing but its being read-only keeps it as it is; the
+/// check at each start of a supervisor tells when that is not in force.
+fn erofs(root: &Path, image: &Path) -> Result<()> {
+    std::fs::set_permissions(root, PermissionsExt::from_mode(0o777))?;
+    let new = image.with_extension("new");
+    let output = Command::new("mkfs.erofs")
+        // gVisor maps files from the image, and so each begins on a page.
+        .args(["--quiet", "-Enoinline_data", "-T0", "-x-1", "--all-root"])
+        .arg("-U00000000-0000-0000-0000-000000000000")
+        .args([&new, root])
+        .output()
+        .context("cannot run mkfs.erofs; ./x setup installs it")?;
+    if !output.status.success() {
+        bail!("mkfs.erofs: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::rename(new, image)?;
+    Ok(())
 }

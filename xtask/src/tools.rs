@@ -9,6 +9,7 @@ use crate::run::step;
 /// A program, the Debian package that brings it, and what else that package does.
 const TOOLS: &[(&str, &str, &str)] = &[
     ("openssl", "openssl", ""),
+    ("mkfs.erofs", "erofs-utils", ""),
     (
         "redis-server",
         "redis-server",

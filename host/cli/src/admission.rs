@@ -58,8 +58,8 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let Admission::Admit { sandbox, runtime, programs: given, machine } = command;
     let programs = programs(given)?;
-    let root = RootFileSystem::open(&programs.join("connector.tar"))?.digest();
     let driver = runtime.driver(sandbox, &programs)?;
+    let root = RootFileSystem::open(&programs.join(driver.root_file_system()))?.digest();
     let digest = toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root)
         .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let launch_digest = Bytes(digest.to_vec());

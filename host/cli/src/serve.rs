@@ -121,7 +121,7 @@ pub(crate) fn programs(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             own.parent().context("this program stands in no folder")?.to_path_buf()
         }
     };
-    for program in [tee::IMAGE, tee::SIMULATOR, tee::SGX, "toani-sandbox", "connector.tar"] {
+    for program in [tee::IMAGE, tee::SIMULATOR, tee::SGX, "toani-sandbox"] {
         if !folder.join(program).is_file() {
             bail!(
                 "there is no {program} in {}; --programs names the folder with the plane's programs",

@@ -15,6 +15,7 @@ use hyper::{
     client::conn::http1,
     header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue},
 };
+use rustls::ClientConfig;
 use toani_protocol::{
     canonical,
     job::{Job, JobEnd},
@@ -50,18 +51,30 @@ pub fn execute(job: &Job, door: UnixStream) -> JobEnd {
     execute_inner(job, door).unwrap_or_else(|end| end)
 }
 
-fn execute_inner(job: &Job, mut door: UnixStream) -> Result<JobEnd, JobEnd> {
-    let plan: Plan =
-        canonical::decode(&job.plan, DOCUMENT_BYTES_MAX).map_err(|_| JobEnd::ConnectorFailed)?;
+/// All that can be wrong with a plan shows in this, before anything is opened.
+pub(crate) struct Prepared {
+    plan: Plan,
+    request: Request<Full<Bytes>>,
+    pub(crate) tls: ClientConfig,
+}
+
+/// Reads a job; `None` if it cannot be executed.
+pub(crate) fn prepare(job: &Job) -> Option<Prepared> {
+    let plan: Plan = canonical::decode(&job.plan, DOCUMENT_BYTES_MAX).ok()?;
     let Connector::DirectApi = plan.connector;
+    let request = request(&plan, &job.credential)?;
+    let tls = tls::client_config(&plan.tls).ok()?;
+    Some(Prepared { plan, request, tls })
+}
+
+fn execute_inner(job: &Job, mut door: UnixStream) -> Result<JobEnd, JobEnd> {
+    let began = Instant::now();
+    let Prepared { plan, request, tls } = prepare(job).ok_or(JobEnd::ConnectorFailed)?;
     let timeout = plan.class.timeout_ms.min(EXECUTION_MS_MAX);
-    let deadline = Instant::now() + Duration::from_millis(timeout.into());
-    // All that can be wrong with the plan shows before anything is opened.
-    let request = request(&plan, &job.credential).ok_or(JobEnd::ConnectorFailed)?;
-    let config = tls::client_config(&plan.tls).map_err(|_| JobEnd::ConnectorFailed)?;
+    let deadline = began + Duration::from_millis(timeout.into());
 
     door::open(&mut door, &plan.endpoint, deadline)?;
-    let session = Session::open(door, config, &plan.endpoint.host, deadline)?;
+    let session = Session::open(door, tls, &plan.endpoint.host, deadline)?;
     let body_max = plan.class.response_bytes_max.min(RESPONSE_BYTES_MAX);
     let exchange = exchange(session.clone(), request, usize::try_from(body_max).unwrap_or(0));
     let end = session.run(deadline, exchange)?;

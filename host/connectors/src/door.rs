@@ -21,9 +21,11 @@ pub fn open(door: &mut UnixStream, endpoint: &Endpoint, deadline: Instant) -> Re
     meaning(&read_answer(door, deadline)?)
 }
 
-/// Reads byte by byte up to the empty line: what follows it belongs to the upstream.
+/// Reads up to the empty line. The upstream speaks after us or not at all, so nothing of it can
+/// have come yet: whatever follows the line is no answer of a door.
 fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobEnd> {
     let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    let mut chunk = [0; ANSWER_BYTES_MAX];
     while !answer.ends_with(b"\r\n\r\n") {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -31,9 +33,10 @@ fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobE
         }
         door.set_read_timeout(Some(left.max(Duration::from_millis(1))))
             .map_err(|_| JobEnd::ConnectorFailed)?;
-        let mut byte = [0];
-        match door.read(&mut byte) {
-            Ok(1) if answer.len() < ANSWER_BYTES_MAX => answer.extend_from_slice(&byte),
+        match door.read(&mut chunk) {
+            Ok(read @ 1..) if answer.len() + read <= ANSWER_BYTES_MAX => {
+                answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
+            }
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             _ => return Err(JobEnd::ConnectorFailed),
@@ -80,6 +83,7 @@ mod tests {
             (b"HTTP/1.1 504 x\r\n\r\n", JobEnd::Unreachable),
             (b"HTTP/1.1 404 x\r\n\r\n", JobEnd::ConnectorFailed),
             (b"HTTP/1.1 200 ", JobEnd::ConnectorFailed),
+            (b"HTTP/1.1 200 open\r\n\r\nearly", JobEnd::ConnectorFailed),
             (b"", JobEnd::ConnectorFailed),
             (&[b'x'; 4096], JobEnd::ConnectorFailed),
         ] {

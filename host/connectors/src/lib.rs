@@ -12,5 +12,6 @@ pub mod direct_api;
 pub mod door;
 pub mod frame;
 pub mod inherited;
+pub mod rehearsal;
 pub mod session;
 pub mod tls;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use toani_connectors::{confinement, direct_api, frame, inherited};
+use toani_connectors::{confinement, direct_api, frame, inherited, rehearsal};
 use toani_protocol::job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS};
 
 /// The argument with which a driver asks what the container is.
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let Some(door) = inherited::take_door() else {
         return ExitCode::FAILURE;
     };
+    rehearsal::rehearse();
     let confined = confinement::filter_is_in_force();
     let word = if confined { CONNECTOR_WAITS } else { CONNECTOR_UNCONFINED };
     let said = unbuffered(io::stdout()).and_then(|mut output| output.write_all(&[word]));

@@ -122,8 +122,8 @@ pub struct Config {
     pub sandbox_program: PathBuf,
     /// What holds connectors.
     pub driver: DriverKind,
-    /// The archive that containers run; `./x image connector` builds it.
-    pub root_file_system: PathBuf,
+    /// Where the file is that containers run.
+    pub programs: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor. Without it
     /// the supervisor has to have hardware that does.
     pub simulated_chip: Option<PathBuf>,
@@ -153,7 +153,7 @@ impl Config {
             admin: None,
             sandbox_program: programs.join("toani-sandbox"),
             driver: DriverKind::Gvisor { runsc: programs.join("runsc") },
-            root_file_system: programs.join("connector.tar"),
+            programs: programs.to_path_buf(),
             simulated_chip: None,
             replay: Replay::Embedded,
             renew_every: Duration::from_secs(24 * 3600),
@@ -221,7 +221,7 @@ pub async fn serve(
     let paths = toani_sandbox::SupervisorPaths {
         supervisor: config.sandbox_program.clone(),
         driver: config.driver.clone(),
-        root_file_system: config.root_file_system.clone(),
+        root_file_system: config.programs.join(config.driver.root_file_system()),
         simulated_chip: config.simulated_chip.clone(),
     };
     let (alive, gone) = oneshot::channel();

@@ -36,7 +36,7 @@ pub struct SupervisorPaths {
     /// `toani-sandbox`.
     pub supervisor: PathBuf,
     pub driver: DriverKind,
-    /// The archive that containers run, see [`root`](crate::root).
+    /// What containers run, see [`root`](crate::root).
     pub root_file_system: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor.
     pub simulated_chip: Option<PathBuf>,

@@ -8,7 +8,7 @@ use toani_protocol::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
-use crate::execution::Work;
+use crate::{execution::Work, root::PROGRAM};
 
 /// Which driver, and what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,16 @@ pub enum DriverKind {
         /// Its program.
         runsc: PathBuf,
     },
+}
+
+impl DriverKind {
+    /// The file that containers run under it, where the plane's programs are.
+    pub const fn root_file_system(&self) -> &'static str {
+        match self {
+            Self::Native => PROGRAM,
+            Self::Gvisor { .. } => "connector.erofs",
+        }
+    }
 }
 
 /// What a container is made for: of a class, what it cannot be given later.

@@ -2,8 +2,8 @@
 //! no network, a read-only root, a control group, and the filter of system calls besides.
 //!
 //! Mandatory lines, each enforced or the driver does not start; `confinement` asks for them from
-//! inside. Containers share the unpacked root file system, which is read-only. Each has a runtime, a
-//! folder, a group, a stream for the job and a door of its own.
+//! inside. Containers share the image of their root, which is read-only. Each has a runtime, a folder,
+//! a group, a stream for the job and a door of its own.
 
 use std::{
     ffi::OsString,
@@ -94,7 +94,7 @@ pub struct Gvisor {
 }
 
 impl Gvisor {
-    /// Unpacks the root file system, copies the runtime, and tries two containers. `sandbox` is
+    /// Copies the root file system and the runtime, and tries two containers. `sandbox` is
     /// this program, which starts them. Returns the driver, and what waits for the end of all that
     /// it has started.
     ///
@@ -112,7 +112,7 @@ impl Gvisor {
         if version(&runtime).await.is_none_or(|version| version < RUNTIME_LEAST) {
             return Err(StartError::OldRuntime(runsc.to_path_buf()));
         }
-        root.unpack(&workspace.root())?;
+        root.copy(&workspace.root())?;
         let (ending, ended) = Ending::start()?;
         let driver = Self {
             launcher: Launcher::start(sandbox)?,
@@ -164,7 +164,7 @@ impl Gvisor {
         let folder = self.workspace.container(&id);
         fs::create_dir(&folder)?;
         let remains = Remains { folder: folder.clone(), _workspace: Arc::clone(&self.workspace) };
-        bundle::write(&folder, &self.workspace.root(), size, runs)?;
+        bundle::write(&folder, &self.workspace, size, runs)?;
         let group = self.workspace.groups().group(&id, limits(size))?;
         let (job, their_job) = StdStream::pair()?;
         let (door, their_door) = StdStream::pair()?;
@@ -220,7 +220,8 @@ fn options(runtime: &Path) -> Vec<OsString> {
         "--host-uds=none",
         "--host-fifo=none",
         "--overlay2=none",
-        // Else the container's kernel opens files by itself, and keeps the capabilities to do so.
+        // Else the container's kernel keeps the capabilities to open files by itself. It needs no
+        // files but its root's image, and so no process that opens them for it either.
         "--directfs=false",
         // The groups are our own.
         "--ignore-cgroups",

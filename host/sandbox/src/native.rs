@@ -81,7 +81,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// Takes the connector out of its root file system, starts a launcher and tries one container.
+    /// Reads the connector, starts a launcher and tries one container.
     /// Returns the driver and a future that ends when the launcher does.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
-//! A root file system: one archive, named by the SHA-256 of its bytes. What a container runs is
-//! what stands in there, and nothing beside it.
+//! What containers run, as one file that is named by the SHA-256 of its bytes: for gVisor a root
+//! file system, which is an image in EROFS and read-only by its form; for the native driver, whose
+//! root is empty, the program alone.
 
 use std::{
     fs::{self, File},
@@ -8,214 +9,125 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tar::{Archive, Builder, EntryType, Header};
+use sha2::{Digest, Sha256};
 use toani_protocol::ids::Hash;
 
 use crate::measurement;
 
 /// The program that a container runs, from its root.
 pub const PROGRAM: &str = "toani-connector";
-/// Where a runtime mounts what a container needs; a read-only root has to have them already.
-const FOLDERS: &[&str] = &["dev/", "proc/", "sys/", "tmp/"];
-/// Archives of more are refused: Debian's browser with its libraries is below a gigabyte.
-const ARCHIVE_BYTES_MAX: u64 = 2 << 30;
-/// A single program of more is refused.
+/// Files of more are refused: Debian's browser with its libraries is below a gigabyte.
+const BYTES_MAX: u64 = 2 << 30;
+/// A program of more is refused.
 const PROGRAM_BYTES_MAX: u64 = 256 << 20;
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Why there is no root file system.
+/// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RootError {
-    #[error("the root file system {0} cannot be read ({1}); ./x image connector builds one")]
-    Read(PathBuf, io::Error),
-    #[error("the root file system {0} is no archive with the program /{PROGRAM}")]
-    NoProgram(PathBuf),
-    #[error("the root file system {0} holds more than {ARCHIVE_BYTES_MAX} bytes")]
-    TooLarge(PathBuf),
+#[error("the root file system {} cannot be used ({why}); ./x image connector builds one", file.display())]
+pub struct RootError {
+    file: PathBuf,
+    why: io::Error,
 }
 
-/// An archive on disk and what it hashed to when it was read.
+/// A file and what it hashed to when it was opened.
 #[derive(Debug)]
 pub struct RootFileSystem {
-    archive: PathBuf,
+    file: PathBuf,
     digest: Hash,
 }
 
 impl RootFileSystem {
     /// # Errors
-    /// See [`RootError`].
-    pub fn open(archive: &Path) -> Result<Self, RootError> {
-        let failed = |error| RootError::Read(archive.to_path_buf(), error);
-        let file = File::open(archive).map_err(failed)?;
-        if file.metadata().map_err(failed)?.len() > ARCHIVE_BYTES_MAX {
-            return Err(RootError::TooLarge(archive.to_path_buf()));
+    /// The file is not there, cannot be read, or holds too much.
+    pub fn open(file: &Path) -> Result<Self, RootError> {
+        let opened = File::open(file).and_then(|opened| {
+            if opened.metadata()?.len() > BYTES_MAX {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            measurement::hash_of(opened)
+        });
+        match opened {
+            Ok(digest) => Ok(Self { file: file.to_path_buf(), digest }),
+            Err(why) => Err(RootError { file: file.to_path_buf(), why }),
         }
-        let digest = measurement::hash_of(file).map_err(failed)?;
-        Ok(Self { archive: archive.to_path_buf(), digest })
     }
 
     pub fn digest(&self) -> Hash {
         self.digest
     }
 
-    /// The program that stands in it.
+    /// All of it, where it is a program.
     ///
     /// # Errors
-    /// See [`RootError`].
+    /// It cannot be read, or is not what it was when it was opened.
     pub fn program(&self) -> Result<Vec<u8>, RootError> {
         let mut program = Vec::new();
-        self.read(|archive| {
-            for entry in archive.entries()? {
-                let mut entry = entry?;
-                if entry.path()?.as_ref() == Path::new(PROGRAM) {
-                    entry.by_ref().take(PROGRAM_BYTES_MAX).read_to_end(&mut program)?;
-                }
-            }
-            Ok(())
-        })?;
-        if program.is_empty() {
-            return Err(RootError::NoProgram(self.archive.clone()));
-        }
+        let read = File::open(&self.file)
+            .and_then(|file| file.take(PROGRAM_BYTES_MAX).read_to_end(&mut program));
+        self.checked(read.map(|_| Hash::of(&program)))?;
         Ok(program)
     }
 
-    /// Lays it out in `folder`, which is empty and nobody else's. It then belongs to whoever runs
-    /// in it, so that nothing but its being read-only keeps it as it is: the check at each start
-    /// tells when that is not in force.
+    /// Copies it to where nobody else writes: what was hashed is what runs.
     ///
     /// # Errors
-    /// See [`RootError`].
-    pub fn unpack(&self, folder: &Path) -> Result<(), RootError> {
-        self.read(|archive| {
-            archive.set_preserve_permissions(true);
-            archive.unpack(folder)?;
-            fs::set_permissions(folder, PermissionsExt::from_mode(0o777))
-        })?;
-        if folder.join(PROGRAM).is_file() {
-            Ok(())
-        } else {
-            Err(RootError::NoProgram(self.archive.clone()))
+    /// It cannot be read or written, or is not what it was when it was opened.
+    pub fn copy(&self, to: &Path) -> Result<(), RootError> {
+        self.checked(copy(&self.file, to))
+    }
+
+    fn checked(&self, read: io::Result<Hash>) -> Result<(), RootError> {
+        let why = match read {
+            Ok(digest) if digest == self.digest => return Ok(()),
+            Ok(_) => io::Error::other("it has changed since it was hashed"),
+            Err(why) => why,
+        };
+        Err(RootError { file: self.file.clone(), why })
+    }
+}
+
+/// Copies a file, for everybody to read and nobody to write, and says what was copied.
+fn copy(from: &Path, to: &Path) -> io::Result<Hash> {
+    let (mut from, mut copy) = (File::open(from)?, File::create_new(to)?);
+    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; CHUNK_BYTES]);
+    loop {
+        let read = from.read(&mut chunk)?;
+        let part = chunk.get(..read).unwrap_or_default();
+        if part.is_empty() {
+            break;
         }
+        hasher.update(part);
+        copy.write_all(part)?;
     }
-
-    /// Reads the archive to its end, and fails if that is not what was hashed before.
-    fn read(
-        &self,
-        with: impl FnOnce(&mut Archive<Hashing<File>>) -> io::Result<()>,
-    ) -> Result<(), RootError> {
-        let failed = |error| RootError::Read(self.archive.clone(), error);
-        let mut archive = Archive::new(Hashing::new(File::open(&self.archive).map_err(failed)?));
-        with(&mut archive).map_err(failed)?;
-        let digest = archive.into_inner().digest().map_err(failed)?;
-        if digest != self.digest {
-            return Err(failed(io::Error::other("it has changed while it was read")));
-        }
-        Ok(())
-    }
-}
-
-/// Hashes what is read through it.
-struct Hashing<R> {
-    inner: R,
-    hasher: sha2::Sha256,
-}
-
-impl<R: Read> Hashing<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hasher: sha2::Digest::new() }
-    }
-
-    /// Of all of it, also of what nobody has read yet.
-    fn digest(mut self) -> io::Result<Hash> {
-        io::copy(&mut self, &mut io::sink())?;
-        Ok(Hash::new(sha2::Digest::finalize(self.hasher).into()))
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        sha2::Digest::update(&mut self.hasher, buffer.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-}
-
-/// The archive of one statically linked program: the same bytes for the same program, anywhere.
-///
-/// # Errors
-/// `output` cannot be written.
-pub fn pack(program: &[u8], output: impl Write) -> io::Result<()> {
-    let mut archive = Builder::new(output);
-    for name in FOLDERS {
-        archive.append_data(&mut header(EntryType::Directory, 0o755), name, io::empty())?;
-    }
-    let mut header = header(EntryType::Regular, 0o555);
-    header.set_size(u64::try_from(program.len()).map_err(io::Error::other)?);
-    archive.append_data(&mut header, PROGRAM, program)?;
-    archive.into_inner()?.flush()
-}
-
-/// Nobody's, at no time.
-fn header(kind: EntryType, mode: u32) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(0);
-    header
+    fs::set_permissions(to, PermissionsExt::from_mode(0o444))?;
+    Ok(Hash::new(hasher.finalize().into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn packed(program: &[u8]) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        pack(program, &mut file).unwrap();
-        file
-    }
-
     #[test]
-    fn the_same_program_is_the_same_archive() {
-        let (one, two, other) = (packed(b"a"), packed(b"a"), packed(b"b"));
-        let digest =
-            |file: &tempfile::NamedTempFile| RootFileSystem::open(file.path()).unwrap().digest();
-        assert_eq!(digest(&one), digest(&two));
-        assert_ne!(digest(&one), digest(&other));
-    }
-
-    #[test]
-    fn what_was_packed_comes_out() {
-        let file = packed(b"program");
-        let root = RootFileSystem::open(file.path()).unwrap();
-        assert_eq!(root.program().unwrap(), b"program");
+    fn what_was_hashed_is_what_is_used() {
         let folder = tempfile::tempdir().unwrap();
-        root.unpack(folder.path()).unwrap();
-        let program = folder.path().join(PROGRAM);
-        assert_eq!(std::fs::read(&program).unwrap(), b"program");
-        assert_eq!(program.metadata().unwrap().permissions().mode() & 0o777, 0o555);
-        assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o777);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), FOLDERS.len() + 1);
-    }
+        let (file, to) = (folder.path().join("root"), folder.path().join("copy"));
+        fs::write(&file, b"one").unwrap();
+        let root = RootFileSystem::open(&file).unwrap();
+        assert_eq!(root.digest(), Hash::of(b"one"));
+        assert_eq!(root.program().unwrap(), b"one");
+        root.copy(&to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"one");
 
-    #[test]
-    fn an_archive_that_changes_after_it_was_hashed_is_not_used() {
-        let file = packed(b"program");
-        let root = RootFileSystem::open(file.path()).unwrap();
-        pack(b"another", File::create(file.path()).unwrap()).unwrap();
-        assert!(matches!(root.program(), Err(RootError::Read(..))));
-        let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(root.unpack(folder.path()), Err(RootError::Read(..))));
-    }
-
-    #[test]
-    fn what_is_no_archive_or_has_no_program_says_so() {
-        let missing = RootFileSystem::open(Path::new("/nonexistent")).unwrap_err();
-        assert!(missing.to_string().contains("./x image connector"), "{missing}");
-        let empty = tempfile::NamedTempFile::new().unwrap();
-        let root = RootFileSystem::open(empty.path()).unwrap();
-        assert!(matches!(root.program(), Err(RootError::NoProgram(_))));
-        let mut text = tempfile::NamedTempFile::new().unwrap();
-        text.write_all(&[b'x'; 2048]).unwrap();
-        let root = RootFileSystem::open(text.path()).unwrap();
+        fs::write(&file, b"two").unwrap();
         assert!(root.program().is_err());
+        let why = root.copy(&folder.path().join("other")).unwrap_err();
+        assert!(why.to_string().contains("it has changed"), "{why}");
+    }
+
+    #[test]
+    fn what_is_not_there_says_what_builds_it() {
+        let why = RootFileSystem::open(Path::new("/nonexistent")).unwrap_err();
+        assert!(why.to_string().contains("./x image connector"), "{why}");
     }
 }

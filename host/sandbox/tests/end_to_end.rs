@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 use common::{
     Bench, children_of, connector, drivers,
     enclave::Lost,
-    kill, packed, until,
+    kill, root_of, until,
     upstream::{Identity, Upstream},
     waiting,
 };
@@ -306,8 +306,8 @@ async fn many_run_at_once() {
 #[tokio::test]
 async fn the_launch_digest_is_of_what_runs() {
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").as_ref();
-    let root = RootFileSystem::open(&packed(&connector())).unwrap().digest();
     for driver in drivers() {
+        let root = RootFileSystem::open(&root_of(&driver, &connector())).unwrap().digest();
         // The enclave has verified evidence of this digest: the bench is connected.
         let bench = Bench::under(&driver, connector()).await;
         let measured = toani_sandbox::launch_digest(supervisor, &driver, root).unwrap();

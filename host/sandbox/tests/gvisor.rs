@@ -10,9 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Bench, gvisor, packed, probe, runtimes, status, until};
+use common::{Bench, gvisor, probe, root_of, runtimes, status, until};
 use toani_sandbox::{
-    DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
+    DriverKind, SpawnError, SupervisorClient,
     driver::Size,
     gvisor::{Ended, Gvisor},
     pool::WAITING_MAX,
@@ -20,8 +20,9 @@ use toani_sandbox::{
 };
 
 async fn started() -> (Gvisor, Ended) {
-    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
-    let root = RootFileSystem::open(&packed(&probe())).unwrap();
+    let driver = gvisor();
+    let root = RootFileSystem::open(&root_of(&driver, &probe())).unwrap();
+    let DriverKind::Gvisor { runsc } = driver else { unreachable!() };
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
     Gvisor::start(&root, &runsc, sandbox).await.unwrap()
 }
@@ -134,10 +135,7 @@ fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
 
 async fn refused(runsc: PathBuf) -> String {
     let name = runsc.clone();
-    let paths = SupervisorPaths {
-        driver: DriverKind::Gvisor { runsc },
-        ..common::paths(common::connector())
-    };
+    let paths = common::paths_under(DriverKind::Gvisor { runsc }, &common::connector());
     match SupervisorClient::spawn(&paths).await {
         Err(SpawnError::CannotStart(why)) => why,
         Ok(_) => panic!("{} started", name.display()),
@@ -162,7 +160,7 @@ async fn a_stanza_that_is_ignored_fails_the_start() {
             "[ \"$argument\" = --oci-seccomp ] && argument=--oci-seccomp=false".to_owned(),
             "filter of system",
         ),
-        ("root", bundle("\"readonly\":true", "\"ignored\":true"), "`root`"),
+        ("root", bundle("gvisor.spec.rootfs", "gvisor.ignored"), "it does not say"),
         ("user", bundle("65534", "0"), "`Uid:`"),
         ("tmp", bundle("size=16m", "size=17m"), "`tmp`"),
         ("noexec", bundle("\"noexec\",", ""), "`tmp`"),

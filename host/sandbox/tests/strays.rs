@@ -85,7 +85,7 @@ async fn nothing_is_left_behind() {
             0 => vec![bench.client.pid()],
             5 => runtimes(bench.client.pid(), "run"),
             10 => runtimes(bench.client.pid(), "boot"),
-            15 => runtimes(bench.client.pid(), "gofer"),
+            15 => runtimes(bench.client.pid(), ""),
             _ => Vec::new(),
         };
         kills += victims.len();

@@ -69,11 +69,7 @@ pub fn programs() -> &'static Path {
         let linked = ["--", "-C", "target-feature=+crt-static"];
         cargo(&[&["rustc"], connector.as_slice(), &linked].concat());
         let test = std::env::current_exe().unwrap();
-        let programs = test.ancestors().nth(2).unwrap();
-        let connector = std::fs::read(programs.join("toani-connector")).unwrap();
-        let archive = std::fs::File::create(programs.join("connector.tar")).unwrap();
-        toani_sandbox::root::pack(&connector, archive).unwrap();
-        programs.to_path_buf()
+        test.ancestors().nth(2).unwrap().to_path_buf()
     })
 }
 
@@ -145,7 +141,8 @@ impl Instance {
 
     pub fn admission(&self, facts: &Value) -> Value {
         let programs = programs();
-        let root = RootFileSystem::open(&programs.join("connector.tar")).unwrap().digest();
+        let root = programs.join(self.driver.root_file_system());
+        let root = RootFileSystem::open(&root).unwrap().digest();
         let supervisor = programs.join("toani-sandbox");
         let digest = toani_sandbox::launch_digest(&supervisor, &self.driver, root).unwrap();
         let list = AdmissionList {

@@ -22,7 +22,7 @@ use toani_protocol::{
 use toani_sandbox::{
     driver::{Driver, Parked, Size},
     execution::Work,
-    gvisor::Gvisor,
+    gvisor::{Ended, Gvisor},
     root::RootFileSystem,
 };
 use tokio::runtime::Runtime;
@@ -59,11 +59,15 @@ struct Bench {
 }
 
 impl Bench {
+    fn start(&self) -> anyhow::Result<(Gvisor, Ended)> {
+        let root = RootFileSystem::open(&self.programs.join("connector.erofs"))?;
+        let (runsc, sandbox) = (self.programs.join("runsc"), self.programs.join("toani-sandbox"));
+        Ok(self.runtime.block_on(Gvisor::start(&root, &runsc, &sandbox))?)
+    }
+
     /// A driver for as long as `with` takes, and until nothing of it is left.
     fn with_driver<T>(&self, with: impl FnOnce(&Gvisor) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let root = RootFileSystem::open(&self.programs.join("connector.tar"))?;
-        let (runsc, sandbox) = (self.programs.join("runsc"), self.programs.join("toani-sandbox"));
-        let (driver, ended) = self.runtime.block_on(Gvisor::start(&root, &runsc, &sandbox))?;
+        let (driver, ended) = self.start()?;
         let result = with(&driver);
         drop(driver);
         ended.wait();
@@ -106,21 +110,20 @@ impl Bench {
         }))
     }
 
-    /// Containers that come and go, two at a time.
+    /// Containers that come and go, two at a time, until nothing is left of them.
     fn rate(&self, peers: &peers::Peers) -> anyhow::Result<Value> {
+        let (driver, ended) = self.start()?;
         let began = Instant::now();
-        self.with_driver(|driver| {
-            let one = async || {
-                for _ in 0..CONTAINERS / AT_ONCE {
-                    drop(driver.prepare(Size::default()).await?);
-                }
-                anyhow::Ok(())
-            };
-            self.runtime.block_on(async { tokio::try_join!(one(), one()) })?;
-            Ok(())
-        })?;
-        // The driver has tried two more of them.
-        let ours = per_second(CONTAINERS + 2, began.elapsed());
+        let one = async || {
+            for _ in 0..CONTAINERS / AT_ONCE {
+                drop(driver.prepare(Size::default()).await?);
+            }
+            anyhow::Ok(())
+        };
+        self.runtime.block_on(async { tokio::try_join!(one(), one()) })?;
+        drop(driver);
+        ended.wait();
+        let ours = per_second(CONTAINERS, began.elapsed());
         let began = Instant::now();
         let loops: Vec<_> = (0..AT_ONCE).map(|_| peers.runsc_loop(CONTAINERS / AT_ONCE)).collect();
         for one in loops {

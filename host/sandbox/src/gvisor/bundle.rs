@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde_json::{Value, json};
 
+use super::workspace::Workspace;
 use crate::{
     driver::Size,
     root::PROGRAM,
@@ -30,12 +31,17 @@ pub(super) enum Runs {
 }
 
 /// Makes `folder` a bundle.
-pub(super) fn write(folder: &Path, root: &Path, size: Size, runs: Runs) -> io::Result<()> {
-    fs::write(folder.join("config.json"), config(root, size, runs).to_string())
+pub(super) fn write(
+    folder: &Path,
+    workspace: &Workspace,
+    size: Size,
+    runs: Runs,
+) -> io::Result<()> {
+    fs::write(folder.join("config.json"), config(workspace, size, runs).to_string())
 }
 
 /// The runtime specification's config.json, version 1.0.2.
-fn config(root: &Path, size: Size, runs: Runs) -> Value {
+fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
     let program = format!("/{PROGRAM}");
     let mut linux = json!({
         "namespaces": NAMESPACES.map(|kind| json!({ "type": kind })),
@@ -53,7 +59,12 @@ fn config(root: &Path, size: Size, runs: Runs) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
-        "root": { "path": root, "readonly": true },
+        // The image stands in the place of the folder.
+        "root": { "path": workspace.nothing(), "readonly": true },
+        "annotations": {
+            "dev.gvisor.spec.rootfs.type": "erofs",
+            "dev.gvisor.spec.rootfs.source": workspace.root(),
+        },
         "process": {
             "terminal": false,
             "user": { "uid": NOBODY, "gid": NOBODY, "additionalGids": [NOBODY] },

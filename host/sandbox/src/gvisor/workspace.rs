@@ -45,7 +45,7 @@ impl Workspace {
         sweep(&within);
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&within).map_err(failed)?;
         let lock = locked(folder.path()).map_err(failed)?;
-        for name in ["root", "containers"] {
+        for name in ["nothing", "containers"] {
             fs::create_dir(folder.path().join(name)).map_err(failed)?;
         }
         let groups = Groups::create(&name(folder.path()))?;
@@ -61,8 +61,14 @@ impl Workspace {
         self.folder.path().join("runsc")
     }
 
+    /// The copy of the root file system's image.
     pub(super) fn root(&self) -> PathBuf {
-        self.folder.path().join("root")
+        self.folder.path().join("root.erofs")
+    }
+
+    /// An empty folder.
+    pub(super) fn nothing(&self) -> PathBuf {
+        self.folder.path().join("nothing")
     }
 
     pub(super) fn container(&self, id: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
@@ -63,19 +64,36 @@ pub(crate) fn probe() -> PathBuf {
     BUILT.get_or_init(|| static_program("toani-sandbox", "--example", "toani-probe")).clone()
 }
 
-/// A root file system with this program, packed once.
-pub(crate) fn packed(program: &Path) -> PathBuf {
-    static PACKED: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
-    let mut packed = PACKED.lock().unwrap();
-    let pack = || {
-        let name = program.file_name().unwrap().to_string_lossy();
-        let name = format!("{name}-{}.tar", std::process::id());
-        let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let bytes = std::fs::read(program).unwrap();
-        toani_sandbox::root::pack(&bytes, std::fs::File::create(&archive).unwrap()).unwrap();
-        archive
+/// The image of a root file system with this program, made once.
+fn image(program: &Path) -> PathBuf {
+    static MADE: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap();
+    let make = || {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        for name in ["dev", "proc", "sys", "tmp"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let inside = root.path().join(toani_sandbox::root::PROGRAM);
+        std::fs::copy(program, &inside).unwrap();
+        std::fs::set_permissions(inside, PermissionsExt::from_mode(0o555)).unwrap();
+        let image = program
+            .with_file_name(format!("{}.erofs", program.file_name().unwrap().to_string_lossy()));
+        let options = ["--quiet", "-Enoinline_data", "-T0", "-x-1", "--all-root"];
+        let mut mkfs = Command::new("mkfs.erofs");
+        let status = mkfs.args(options).arg(&image).arg(root.path()).status();
+        assert!(status.expect("./x setup installs mkfs.erofs").success());
+        image
     };
-    packed.entry(program.to_path_buf()).or_insert_with(pack).clone()
+    made.entry(program.to_path_buf()).or_insert_with(make).clone()
+}
+
+/// What containers run under a driver, where they are to run this program.
+pub(crate) fn root_of(driver: &DriverKind, program: &Path) -> PathBuf {
+    match driver {
+        DriverKind::Native => program.to_path_buf(),
+        DriverKind::Gvisor { .. } => image(program),
+    }
 }
 
 /// A supervisor whose containers run this program, by the native driver.
@@ -83,9 +101,14 @@ pub(crate) fn paths(program: PathBuf) -> SupervisorPaths {
     SupervisorPaths {
         supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(),
         driver: DriverKind::Native,
-        root_file_system: packed(&program),
+        root_file_system: program,
         simulated_chip: Some(enclave::machine()),
     }
+}
+
+pub(crate) fn paths_under(driver: DriverKind, program: &Path) -> SupervisorPaths {
+    let root_file_system = root_of(&driver, program);
+    SupervisorPaths { driver, root_file_system, ..paths(program.to_path_buf()) }
 }
 
 pub(crate) fn gvisor() -> DriverKind {
@@ -135,7 +158,7 @@ impl Bench {
     }
 
     pub(crate) async fn under(driver: &DriverKind, program: PathBuf) -> Self {
-        Self::new(SupervisorPaths { driver: driver.clone(), ..paths(program) }).await
+        Self::new(paths_under(driver.clone(), &program)).await
     }
 
     pub(crate) async fn run(&self, plan: &Plan, credential: &[u8]) -> JobOutcome {
@@ -222,7 +245,8 @@ pub(crate) fn all_runtimes() -> Vec<u32> {
     .collect()
 }
 
-/// Those of one supervisor, by the command that they were started with.
+/// Those of one supervisor, by the command that they were started with; without one, the processes
+/// in which the programs themselves run.
 pub(crate) fn runtimes(supervisor: u32, command: &str) -> Vec<u32> {
     let descends = |pid: u32| {
         let parent = |pid: &u32| status(*pid, "PPid:")?.parse().ok().filter(|parent| *parent > 1);
@@ -230,7 +254,12 @@ pub(crate) fn runtimes(supervisor: u32, command: &str) -> Vec<u32> {
     };
     let has = |pid: u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|word| word == command.as_bytes())
+        let mut words = line.split(|byte| *byte == 0);
+        if command.is_empty() {
+            line.is_empty()
+        } else {
+            words.any(|word| word == command.as_bytes())
+        }
     };
     all_runtimes().into_iter().filter(|pid| has(*pid) && descends(*pid)).collect()
 }
