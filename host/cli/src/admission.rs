@@ -57,12 +57,20 @@ pub(crate) async fn run(
     let version = instance.get("admission_version").and_then(Value::as_u64).unwrap_or(0);
     let version = version.saturating_add(1);
     let level = SandboxLevel::Native;
+    // The native driver's containers see one file.
+    let connector = std::fs::read(&connector)
+        .with_context(|| format!("cannot read {}", connector.display()))?;
+    let root_file_system = Hash::of(&connector);
     let list = AdmissionList {
         format: AdmissionFormat::V1,
         instance: trust.instance,
         version,
         enclaves: vec![mrenclave],
-        sandboxes: vec![AdmittedSandbox { launch_digest: launch_digest.clone(), level }],
+        sandboxes: vec![AdmittedSandbox {
+            launch_digest: launch_digest.clone(),
+            level,
+            root_file_system,
+        }],
         chips: vec![chip.clone()],
         min_tcb: TcbVersion::default(),
         refused_products: Vec::new(),
@@ -75,7 +83,8 @@ pub(crate) async fn run(
     let sandbox = toani_protocol::instance::sandbox_hash(&digest);
     let result = json!({
         "version": version, "hash": hash, "enclave": mrenclave, "sandbox": sandbox,
-        "launch_digest": launch_digest, "chip": chip, "level": level,
+        "launch_digest": launch_digest, "root_file_system": root_file_system, "chip": chip,
+        "level": level,
     });
     output.result(&result, |output| {
         format!("{} sandbox {sandbox} at level native", output.good("Admitted:"))

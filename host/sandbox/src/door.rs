@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::policy::Endpoint;
+use toani_protocol::{policy::Endpoint, record::Connection};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream, lookup_host},
@@ -50,12 +50,15 @@ impl Meter {
         self.connected.load(Ordering::Acquire)
     }
 
-    pub fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Ordering::Acquire)
-    }
-
-    pub fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Ordering::Acquire)
+    /// What was opened: one connection to the endpoint, or none.
+    pub fn connections(&self, endpoint: &Endpoint) -> Vec<Connection> {
+        let opened = self.connected().then(|| Connection {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            bytes_out: self.bytes_out.load(Ordering::Acquire),
+            bytes_in: self.bytes_in.load(Ordering::Acquire),
+        });
+        opened.into_iter().collect()
     }
 }
 
@@ -228,11 +231,13 @@ mod tests {
         });
         let to = endpoint("127.0.0.1", port, true);
         let request = [connect_line(&to), b"ping".to_vec()].concat();
-        let (answer, meter) = ask(to, &request).await;
+        let (answer, meter) = ask(to.clone(), &request).await;
         assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\npong!");
         assert_eq!(upstream.await.unwrap(), b"ping");
-        assert!(meter.connected());
-        assert_eq!((meter.bytes_out(), meter.bytes_in()), (4, 5));
+        assert_eq!(
+            meter.connections(&to),
+            [Connection { host: "127.0.0.1".into(), port, bytes_out: 4, bytes_in: 5 }]
+        );
     }
 
     #[tokio::test]
@@ -288,7 +293,7 @@ mod tests {
         let to = endpoint("127.0.0.1", port, true);
         let (answer, meter) = ask(to.clone(), &connect_line(&to)).await;
         let bound = 1024 + 64 + IN_BYTES_EXTRA;
-        assert!(meter.bytes_in() <= bound);
+        assert!(meter.connections(&to)[0].bytes_in <= bound);
         assert!(u64::try_from(answer.len()).unwrap() <= bound + 64);
     }
 

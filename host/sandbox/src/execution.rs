@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use toani_protocol::{
-    canonical,
+    Hash, canonical,
     job::{ConnectorReply, FRAME_PREFIX_BYTES, Job, JobEnd, JobOutcome},
     limits::{DOCUMENT_BYTES_MAX, EXECUTION_MS_MAX, FRAME_BYTES_MAX, RESPONSE_BYTES_MAX},
     plan::Plan,
@@ -35,13 +35,19 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub struct Work {
     plan: Plan,
     job: Job,
+    root_file_system: Hash,
 }
 
 impl Work {
     /// `None` if the job holds no canonical plan.
-    pub fn new(job: Job) -> Option<Self> {
+    pub fn new(job: Job, root_file_system: Hash) -> Option<Self> {
         let plan = canonical::decode(&job.plan, DOCUMENT_BYTES_MAX).ok()?;
-        Some(Self { plan, job })
+        Some(Self { plan, job, root_file_system })
+    }
+
+    /// What its container has to run.
+    pub fn root_file_system(&self) -> Hash {
+        self.root_file_system
     }
 
     /// The resources of its container.
@@ -70,13 +76,7 @@ pub struct Streams {
 
 /// What becomes of a job that no container was given.
 pub fn not_run() -> JobOutcome {
-    JobOutcome {
-        end: JobEnd::ConnectorFailed,
-        secret_seen: false,
-        connected: false,
-        bytes_out: 0,
-        bytes_in: 0,
-    }
+    JobOutcome { end: JobEnd::ConnectorFailed, secret_seen: false, connections: Vec::new() }
 }
 
 /// Runs one job. Always ends, whatever the container does; the caller then ends the container.
@@ -98,9 +98,7 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
     JobOutcome {
         end: believed(end, &work, &meter, scrubber.seen()),
         secret_seen: scrubber.seen(),
-        connected: meter.connected(),
-        bytes_out: meter.bytes_out(),
-        bytes_in: meter.bytes_in(),
+        connections: meter.connections(&work.plan.endpoint),
     }
 }
 
@@ -228,7 +226,7 @@ mod tests {
                     let _ = wire::decode::<ConnectorReply>(&reply, 1024);
                 }
             }
-            let _ = Work::new(Job { plan: bytes, credential: Vec::new() });
+            let _ = Work::new(Job { plan: bytes, credential: Vec::new() }, Hash::ZERO);
         }
     }
 }

@@ -220,8 +220,8 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
         let running = Arc::clone(&self.running);
         tokio::spawn(async move {
             let Ok(running) = running.acquire_owned().await else { return };
-            let JobMessage { execution, jti, job } = message;
-            let outcome = match Work::new(job) {
+            let JobMessage { execution, jti, root_file_system, job } = message;
+            let outcome = match Work::new(job, root_file_system) {
                 None => execution::not_run(),
                 Some(work) => run(&pool, &execution, work).await,
             };

@@ -166,7 +166,7 @@ async fn the_door_refuses_another_host() {
         // Without a connection, no answer is believed.
         let outcome = bench.run(&asking(&upstream, &line), b"").await;
         assert_eq!(outcome.end, JobEnd::ConnectorFailed, "{line}");
-        assert!(!outcome.connected, "{line}");
+        assert!(!outcome.connected(), "{line}");
     }
     for upstream in [upstream, other] {
         assert_eq!(upstream.accepted.load(std::sync::atomic::Ordering::SeqCst), 0);
@@ -181,7 +181,7 @@ async fn a_plan_that_is_none_runs_nothing() {
     plan.headers.insert("host".into(), "evil".into());
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);
-    assert!(!outcome.connected);
+    assert!(!outcome.connected());
 }
 
 /// A program that another user may run too, in the place of the supervisor.

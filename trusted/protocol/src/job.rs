@@ -9,7 +9,10 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::ids::{ExecutionId, Hash};
+use crate::{
+    ids::{ExecutionId, Hash},
+    record::Connection,
+};
 
 /// Enclave to supervisor, one message of the channel: a job, and what its outcome has to repeat.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +20,8 @@ pub struct JobMessage {
     pub execution: ExecutionId,
     /// Hash of the token's id.
     pub jti: Hash,
+    /// The root file system that the job's container has to run.
+    pub root_file_system: Hash,
     pub job: Job,
 }
 
@@ -55,11 +60,15 @@ pub struct JobOutcome {
     pub end: JobEnd,
     /// The secret was in what came back, in some encoding; the bytes were dropped.
     pub secret_seen: bool,
-    /// A connection to an endpoint was opened. Only the supervisor knows.
-    pub connected: bool,
-    /// Bytes through the door.
-    pub bytes_out: u64,
-    pub bytes_in: u64,
+    /// Every connection that the door opened.
+    pub connections: Vec<Connection>,
+}
+
+impl JobOutcome {
+    /// Whether the upstream may have been spoken to.
+    pub fn connected(&self) -> bool {
+        !self.connections.is_empty()
+    }
 }
 
 /// How the connector ended.

@@ -149,6 +149,7 @@ impl Instance {
             sandboxes: vec![AdmittedSandbox {
                 launch_digest: Bytes(digest.to_vec()),
                 level: SandboxLevel::Native,
+                root_file_system: Hash::of(&std::fs::read(programs.join(connector)).unwrap()),
             }],
             chips: vec![Bytes(authority().chip().id.to_vec())],
             min_tcb: TcbVersion::default(),
