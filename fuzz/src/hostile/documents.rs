@@ -322,7 +322,7 @@ impl Host {
             _ => {
                 match step.b % 16 {
                     0 => list.sandboxes.clear(),
-                    1 => list.sandboxes[0].root_file_system = Hash::of(b"another"),
+                    1..=4 => list.sandboxes[0].root_file_system = Hash::of(b"another"),
                     _ => {}
                 }
                 self.quorum_list(list)
