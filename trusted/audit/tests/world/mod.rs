@@ -121,15 +121,19 @@ impl World {
         let started = world.tenant_record(3, RecordKind::Started, world.about());
         world.tenant_record(4, RecordKind::Refused, About::default());
         world.receipt = world.make_receipt(started);
-        let finished = About {
+        world.tenant_record(3, RecordKind::Finished, world.finished());
+        world
+    }
+
+    /// What a record says of an execution that ended with the receipt.
+    pub(crate) fn finished(&self) -> About {
+        About {
             outcome: Some(Outcome::Succeeded),
             assurance: Some(Assurance::LOWEST),
-            execution_receipt: Some(Receipt::hash_of(&world.receipt)),
+            execution_receipt: Some(Receipt::hash_of(&self.receipt)),
             connections: Some(vec![connection()]),
-            ..world.about()
-        };
-        world.tenant_record(3, RecordKind::Finished, finished);
-        world
+            ..self.about()
+        }
     }
 
     pub(crate) fn policy_ref(&self) -> PolicyRef {
