@@ -82,7 +82,7 @@ pub fn not_run() -> JobOutcome {
 /// Runs one job. Always ends, whatever the container does; the caller then ends the container.
 pub async fn run(streams: Streams, work: Work) -> JobOutcome {
     let meter = Arc::new(Meter::default());
-    let _door = Door(tokio::spawn(door::serve(
+    let mut door = Door(tokio::spawn(door::serve(
         streams.door,
         work.plan.endpoint.clone(),
         work.response_bytes_max(),
@@ -95,6 +95,9 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
         Ok(None) => JobEnd::ConnectorFailed,
         Err(_) => JobEnd::TimedOut,
     };
+    // A container that has replied may still ask: what it opened after the count would be told to
+    // nobody.
+    door.shut().await;
     JobOutcome {
         end: believed(end, &work, &meter, scrubber.seen()),
         secret_seen: scrubber.seen(),
@@ -104,6 +107,15 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
 
 /// Shuts with the execution, whichever way that ends.
 struct Door(JoinHandle<()>);
+
+impl Door {
+    /// Nothing goes through any more when this is done.
+    async fn shut(&mut self) {
+        self.0.abort();
+        // It was aborted, or had ended.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Door {
     fn drop(&mut self) {
@@ -184,8 +196,11 @@ async fn read_reply(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use proptest::prelude::*;
+    use toani_protocol::policy::{Connector, Endpoint, Method, TlsTrust};
 
     async fn reply_of(bytes: &[u8]) -> Option<Vec<u8>> {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
@@ -210,6 +225,44 @@ mod tests {
         ] {
             assert!(reply_of(bad).await.is_none(), "{bad:?}");
         }
+    }
+
+    fn work() -> Work {
+        let plan = Plan {
+            connector: Connector::DirectApi,
+            method: Method::Get,
+            endpoint: Endpoint { host: "127.0.0.1".into(), port: 9, private: true },
+            path: "/".into(),
+            query: Vec::new(),
+            headers: BTreeMap::new(),
+            body: None,
+            injection: None,
+            tls: TlsTrust::Public,
+            success: None,
+            class: Class::default(),
+            nonce: Hash::ZERO,
+        };
+        let job = Job { plan: plan.seal().unwrap().0, credential: Vec::new() };
+        Work::new(job, Hash::of(b"archive")).unwrap()
+    }
+
+    #[test]
+    fn work_keeps_the_root_file_system() {
+        assert_eq!(work().root_file_system(), Hash::of(b"archive"));
+    }
+
+    /// On one thread nothing but `run` can have ended the door's task.
+    #[tokio::test]
+    async fn the_door_is_shut_before_its_connections_are_told() {
+        let (job, mut container) = UnixStream::pair().unwrap();
+        let (door, asking) = UnixStream::pair().unwrap();
+        let reply = wire::encode(&JobEnd::ConnectorFailed).unwrap();
+        let prefix = u32::try_from(reply.len()).unwrap().to_le_bytes();
+        container.write_all(&[&prefix, reply.as_slice()].concat()).await.unwrap();
+        container.shutdown().await.unwrap();
+        assert_eq!(run(Streams { job, door }, work()).await, not_run());
+        let mut asking = asking.into_std().unwrap();
+        assert_eq!(std::io::Read::read(&mut asking, &mut [0]).unwrap(), 0, "nobody is there");
     }
 
     proptest! {
