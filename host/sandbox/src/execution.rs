@@ -76,7 +76,7 @@ pub struct Streams {
 
 /// What becomes of a job that no container was given.
 pub fn not_run() -> JobOutcome {
-    JobOutcome { end: JobEnd::ConnectorFailed, secret_seen: false, connections: Vec::new() }
+    JobOutcome { connections: Vec::new(), end: JobEnd::ConnectorFailed, secret_seen: false }
 }
 
 /// Runs one job. Always ends, whatever the container does; the caller then ends the container.
@@ -99,9 +99,9 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
     // nobody.
     door.shut().await;
     JobOutcome {
+        connections: meter.connections(&work.plan.endpoint),
         end: believed(end, &work, &meter, scrubber.seen()),
         secret_seen: scrubber.seen(),
-        connections: meter.connections(&work.plan.endpoint),
     }
 }
 

@@ -79,12 +79,14 @@ pub(crate) fn check(ready: &Ready, execution: ExecutionId) -> Result<CheckedFini
 }
 
 fn read(message: &[u8], flight: &InFlight) -> Option<JobOutcome> {
+    // A list without end would fill the memory before it could be refused.
+    let head = postcard::take_from_bytes::<(ExecutionId, Hash, usize)>(message);
+    head.ok().filter(|((.., count), _)| *count <= CONNECTIONS_MAX)?;
     let message = wire::decode::<OutcomeMessage>(message, MESSAGE_BYTES_MAX);
     let outcome = message.ok()?.outcome;
     let endpoint = &flight.rendered.plan.endpoint;
     let possible = |connection: &Connection| is_possible(connection, endpoint);
-    let few = outcome.connections.len() <= CONNECTIONS_MAX;
-    (few && outcome.connections.iter().all(possible)).then_some(outcome)
+    outcome.connections.iter().all(possible).then_some(outcome)
 }
 
 /// The plan allows no other endpoint, and canonical JSON no larger count.

@@ -57,11 +57,11 @@ impl fmt::Debug for Job {
 /// What came of a job, after scrubbing. The connector says `end`; the supervisor says the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobOutcome {
+    /// Every connection that the door opened. First: how many there are can be read before they are.
+    pub connections: Vec<Connection>,
     pub end: JobEnd,
     /// The secret was in what came back, in some encoding; the bytes were dropped.
     pub secret_seen: bool,
-    /// Every connection that the door opened.
-    pub connections: Vec<Connection>,
 }
 
 impl JobOutcome {
