@@ -325,3 +325,17 @@ fn connections(opened: &[Connection]) -> String {
     let lines: Vec<_> = lines.collect();
     if lines.is_empty() { "connected to nothing".to_owned() } else { lines.join("\n") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_what_was_opened() {
+        assert_eq!(connections(&[]), "connected to nothing");
+        let opened = Connection { host: "a.example".into(), port: 8443, bytes_out: 7, bytes_in: 9 };
+        let line = "connected to a.example:8443: 7 bytes out, 9 bytes in";
+        assert_eq!(connections(&[opened.clone()]), line);
+        assert_eq!(connections(&[opened.clone(), opened]), format!("{line}\n{line}"));
+    }
+}
