@@ -335,7 +335,8 @@ mod tests {
         assert_eq!(connections(&[]), "connected to nothing");
         let opened = Connection { host: "a.example".into(), port: 8443, bytes_out: 7, bytes_in: 9 };
         let line = "connected to a.example:8443: 7 bytes out, 9 bytes in";
-        assert_eq!(connections(&[opened.clone()]), line);
-        assert_eq!(connections(&[opened.clone(), opened]), format!("{line}\n{line}"));
+        let twice = [opened.clone(), opened];
+        assert_eq!(connections(&twice[..1]), line);
+        assert_eq!(connections(&twice), format!("{line}\n{line}"));
     }
 }
