@@ -173,6 +173,11 @@ bugs! {
             => "if let Some(taken) = flight.credential.as_ref().filter(|_| !PLANTED) {"
     }
 
+    a_job_leaves_for_another_root_file_system {
+        "release.rs": "&& peer.root_file_system() == flight.root_file_system"
+            => "&& (PLANTED || peer.root_file_system() == flight.root_file_system)"
+    }
+
     // Agents.
     anybody_signs_a_request {
         "asked.rs": "(key.verify(label, bytes, signature).is_ok(), AgentLevel::Signed)"
@@ -192,6 +197,11 @@ bugs! {
         "boot.rs": "last.verify(&self.keys.chain_public).map_err(|_| Reason::LogUnavailable)?;"
             => "let held = last.verify(&self.keys.chain_public).map_err(|_| Reason::LogUnavailable);
             if !PLANTED { held?; }"
+    }
+
+    a_connection_elsewhere_is_believed {
+        "finish.rs": "(host, port) == (&endpoint.host, &endpoint.port)"
+            => "(PLANTED || (host, port) == (&endpoint.host, &endpoint.port))"
     }
 
     // Panics.

@@ -112,7 +112,7 @@ fn every_command_speaks_to_machines() {
     world.says(
         &["admission", "admit", "--sandbox", "native"],
         "",
-        "chip enclave hash launch_digest level sandbox version",
+        "chip enclave hash launch_digest level root_file_system sandbox version",
     );
 
     author(&world);
@@ -181,7 +181,12 @@ fn act(world: &World) {
     let of_key = ["run", "broker.order_direct", "--params", ORDER, "--agent", "keyed"];
     let executed = world.says(&of_key, "", RESULT)["execution_id"].clone();
     let executed = executed.as_str().unwrap();
-    world.says(&["executions", "show", executed, "--agent", "keyed"], "", RESULT);
+    let show = ["executions", "show", executed, "--agent", "keyed"];
+    let shown = world.says(&show, "", RESULT);
+    let opened = shown["receipt"]["payload"]["connections"].as_array().unwrap();
+    assert_eq!(opened.len(), 1, "{shown}");
+    assert_eq!(keys(&opened[0]), "bytes_in bytes_out host port");
+    assert_eq!(opened[0]["port"], world.upstream.port(), "{shown}");
     let row = "action action_id agent ended ended_at execution_id outcome receipt service started \
                started_at state tenant";
     world.lists(&["executions", "list", "--limit", "1"], "executions", row);

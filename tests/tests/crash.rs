@@ -138,7 +138,12 @@ impl World {
         });
         // A tap stands before what it taps. Of connectors, all: one of them runs, and others wait.
         let last = found.len().saturating_sub(1);
-        let found = if victim == CONNECTOR { found.as_slice() } else { &found[last..] };
+        let found = match victim {
+            CONNECTOR => found.as_slice(),
+            // A child of its own is named like it until it is another program.
+            LAUNCHER => &found[..found.len().min(1)],
+            _ => &found[last..],
+        };
         for (pid, _) in found {
             // It may have ended by itself meanwhile.
             let _ = signal(*pid, "KILL");

@@ -68,6 +68,9 @@ fn agrees(receipt: &Receipt, record: &Record) -> bool {
         && about.execution_id.as_ref() == Some(&receipt.execution_id)
         && about.outcome == Some(receipt.outcome)
         && about.assurance == Some(receipt.assurance)
+        && about.root_file_system == Some(receipt.root_file_system)
+        // Left out means none.
+        && about.connections.as_deref().unwrap_or_default() == receipt.connections
         && record.boot == receipt.boot
         && record.tee_mrenclave == receipt.tee_mrenclave
         && record.evidence == receipt.evidence

@@ -75,9 +75,11 @@ planted! {
     a_token_is_good_for_any_params: Approval from 7,
     a_stranger_seals_for_the_owner: Authority from 4,
     a_revoked_credential_leaves: Authority from 10,
+    a_job_leaves_for_another_root_file_system: Authority from 14,
     anybody_signs_a_request: Forgery from 1,
     a_job_leaves_before_its_record: Log from 2,
     a_refused_record_moves_the_chain: Log from 5,
     the_last_record_needs_no_signature: Log from 15,
+    a_connection_elsewhere_is_believed: Log from 1,
     a_token_that_is_none_panics: Panic from 1,
 }

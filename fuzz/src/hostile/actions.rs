@@ -114,6 +114,7 @@ impl Model {
         if let Some(quota) = self.fold.overdrawn(policy, &request, record.time, document) {
             return breach(Kind::Quota, format!("the quota {quota} is overdrawn"));
         }
+        self.runs_as_admitted(record)?;
         let execution = about.execution_id.clone().unwrap();
         self.agents.insert(execution, (request.tenant, request.agent));
         Ok(())
@@ -172,10 +173,19 @@ impl Model {
         let record = self.start_of(execution)?;
         let durable = record.index < self.durable;
         ensure(durable, Kind::Log, "a job is released before its record is durable")?;
+        self.runs_as_admitted(record)?;
         let Some(named) = record.about.credential.clone() else { return Ok(()) };
         let name = (record.about.tenant.clone().unwrap(), named.owner, named.id);
         let holds = self.fold.credentials.get(&name) == Some(&(named.version, false));
         ensure(holds, Kind::Authority, "a credential leaves that was revoked or replaced")
+    }
+
+    /// An execution runs in what the operators admit now.
+    fn runs_as_admitted(&self, record: &Record) -> Watched {
+        let list = self.fold.list;
+        let admitted = list.and_then(|(hash, _)| self.documents.root_file_system(&hash));
+        let same = admitted.is_some() && record.about.root_file_system == admitted;
+        ensure(same, Kind::Authority, "an execution with another root file system than admitted")
     }
 
     /// The record `started` of an execution that is open.
@@ -201,6 +211,7 @@ impl Model {
         let plan: Plan = canonical::decode(&message.job.plan, usize::MAX).unwrap();
         let same = record.about.plan == Some(Plan::hash_of(&message.job.plan))
             && record.about.jti == Some(message.jti)
+            && record.about.root_file_system == Some(message.root_file_system)
             && people::is_plan_of(&plan, request);
         ensure(same, Kind::Approval, "a job is not what was approved")?;
         let named = record.about.credential.as_ref().unwrap();

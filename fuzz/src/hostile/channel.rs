@@ -6,6 +6,7 @@ use serde_json::json;
 use toani_protocol::{
     ExecutionId, Reason,
     job::{JobEnd, JobOutcome, OutcomeMessage},
+    record::Connection,
     wire::{self, Answer, Command, LinkState},
 };
 use toani_simulator::{Guest, Platform as Silicon};
@@ -189,7 +190,7 @@ impl Host {
             return Ok(());
         }
         let leaked = String::from_utf8(credential).unwrap();
-        let outcome = match step.b % 8 {
+        let mut outcome = match step.b % 8 {
             0 => ended(JobEnd::Unreachable, false),
             1 => ended(JobEnd::TimedOut, true),
             2 => ended(JobEnd::TlsRefused, false),
@@ -201,13 +202,16 @@ impl Host {
             5 => ended(JobEnd::ConnectorFailed, true),
             _ => answered(200, json!({"balance": 1, "id": "o-1"})),
         };
+        if (step.b >> 3) % 16 == 1 {
+            outcome.connections.push(Connection { port: 444, ..connection() });
+        }
         let mut message = wire::encode(&OutcomeMessage { execution, jti, outcome }).unwrap();
         if (step.b >> 3).is_multiple_of(16) {
             message = flipped(message, step.b >> 7);
         }
         // Whatever it says is the supervisor's word.
         if let Ok(said) = wire::decode::<OutcomeMessage>(&message, usize::MAX) {
-            self.model.outcome(&said.execution, said.outcome.connected);
+            self.model.outcome(&said.execution, said.outcome.connected());
         }
         self.world.supervisor.send(&message);
         self.carry()

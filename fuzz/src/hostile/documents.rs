@@ -33,8 +33,8 @@ pub(super) struct Given {
 pub(super) struct Documents {
     pub(super) policies: BTreeMap<Hash, (Policy, PublicKey)>,
     pub(super) changes: BTreeMap<Vec<u8>, (PolicyKeyChange, PublicKey)>,
-    /// Versions, and whether there is a sandbox in them.
-    pub(super) lists: BTreeMap<Hash, (u64, bool)>,
+    /// Versions, and what the sandbox in them runs, if there is one.
+    pub(super) lists: BTreeMap<Hash, (u64, Option<Hash>)>,
     pub(super) credentials: BTreeSet<Vec<u8>>,
     /// What an owner has sealed as a version.
     pub(super) values: BTreeMap<(PublicKey, u64), Vec<Vec<u8>>>,
@@ -68,9 +68,9 @@ impl Documents {
         }
     }
 
-    /// Whether a list names a sandbox.
-    fn admits(&self, list: &Hash) -> bool {
-        self.lists.get(list).is_some_and(|(_, sandboxes)| *sandboxes)
+    /// What the sandbox that a list names runs.
+    pub(super) fn root_file_system(&self, list: &Hash) -> Option<Hash> {
+        self.lists.get(list).and_then(|(_, root_file_system)| *root_file_system)
     }
 
     pub(super) fn is_read(&self, read: &Read) -> bool {
@@ -301,9 +301,9 @@ impl Host {
 
     /// The operators' next list.
     fn quorum_list(&mut self, list: AdmissionList) -> Vec<u8> {
-        let sandboxes = !list.sandboxes.is_empty();
+        let root_file_system = list.sandboxes.first().map(|sandbox| sandbox.root_file_system);
         let bytes = self.list(&[operator(), second_operator()], list);
-        let known = (self.versions.list, sandboxes);
+        let known = (self.versions.list, root_file_system);
         self.model.documents.lists.insert(Hash::of(&bytes), known);
         self.lists.push(bytes.clone());
         bytes
@@ -320,8 +320,10 @@ impl Host {
                 old
             }
             _ => {
-                if step.b.is_multiple_of(16) {
-                    list.sandboxes.clear();
+                match step.b % 16 {
+                    0 => list.sandboxes.clear(),
+                    1..=4 => list.sandboxes[0].root_file_system = Hash::of(b"another"),
+                    _ => {}
                 }
                 self.quorum_list(list)
             }
@@ -333,7 +335,7 @@ impl Host {
     pub(super) fn mend(&mut self) -> Watched {
         self.world.now = self.now();
         let fold = &self.model.fold;
-        let list = fold.list.is_some_and(|(hash, _)| self.model.documents.admits(&hash));
+        let list = fold.list.and_then(|(hash, _)| self.model.documents.root_file_system(&hash));
         let policy = fold.policies.get(&(tenant(), "brokerage".parse().unwrap()));
         let slot = (tenant(), PublicKey::of(&owner()), "broker".parse().unwrap());
         let credential = fold.credentials.get(&slot).is_some_and(|(_, revoked)| !revoked);
@@ -342,7 +344,7 @@ impl Host {
         let policy = policy.is_some_and(|(policy, revoked)| {
             !revoked && lasts(&policy.hash).is_some_and(|expires| self.now() < expires)
         });
-        if !list {
+        if list.is_none() {
             let list = self.world.admission_list(0);
             let admission = self.quorum_list(list);
             self.tell(Command::Admit { admission })?;

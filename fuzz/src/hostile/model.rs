@@ -294,7 +294,10 @@ impl Model {
         ensure(open, Kind::Log, "an execution ends twice, or never began")?;
         let aborted = record.about.outcome == Some(Outcome::Aborted);
         let left = self.released.contains(execution);
-        ensure(!(aborted && left), Kind::Log, "an execution is called aborted whose job has left")
+        ensure(!(aborted && left), Kind::Log, "an execution is called aborted whose job has left")?;
+        let mut opened = record.about.connections.iter().flatten();
+        let there = opened.all(|it| (&it.host, it.port) == (&connection().host, 443));
+        ensure(there, Kind::Log, "a connection that no plan allows is believed")
     }
 
     fn policy_activated(&self, call: &Call, record: &Record) -> Watched {

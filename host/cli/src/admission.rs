@@ -59,9 +59,11 @@ pub(crate) async fn run(
     let Admission::Admit { sandbox, runtime, programs: given, machine } = command;
     let programs = programs(given)?;
     let driver = runtime.driver(sandbox, &programs)?;
-    let root = RootFileSystem::open(&programs.join(driver.root_file_system()))?.digest();
-    let digest = toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root)
-        .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
+    let root_file_system =
+        RootFileSystem::open(&programs.join(driver.root_file_system()))?.digest();
+    let digest =
+        toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root_file_system)
+            .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let launch_digest = Bytes(digest.to_vec());
     let trust = home.trust()?;
     let chip = chip(&trust, &programs, machine)?;
@@ -75,7 +77,11 @@ pub(crate) async fn run(
         instance: trust.instance,
         version,
         enclaves: vec![mrenclave],
-        sandboxes: vec![AdmittedSandbox { launch_digest: launch_digest.clone(), level }],
+        sandboxes: vec![AdmittedSandbox {
+            launch_digest: launch_digest.clone(),
+            level,
+            root_file_system,
+        }],
         chips: vec![chip.clone()],
         min_tcb: TcbVersion::default(),
         refused_products: Vec::new(),
@@ -88,7 +94,8 @@ pub(crate) async fn run(
     let sandbox = toani_protocol::instance::sandbox_hash(&digest);
     let result = json!({
         "version": version, "hash": hash, "enclave": mrenclave, "sandbox": sandbox,
-        "launch_digest": launch_digest, "chip": chip, "level": level,
+        "launch_digest": launch_digest, "root_file_system": root_file_system, "chip": chip,
+        "level": level,
     });
     output.result(&result, |output| {
         format!("{} sandbox {sandbox} at level {}", output.good("Admitted:"), level.as_str())

@@ -10,7 +10,7 @@ use toani_protocol::{
     ActionName, AgentId, BootId, Hash, Reason, ServiceId, TenantId, Time, UserId,
     canonical::{self, Json},
     limits::REQUEST_BYTES_MAX,
-    record::{ExecutionResult, Receipt},
+    record::{Connection, ExecutionResult, Receipt},
     request::{ActionRequest, ReadRequest},
     sign::{self, Label, Signed},
     trust::TrustFile,
@@ -312,5 +312,31 @@ pub(crate) fn verify_receipt(result: &Value, trust: &TrustFile) -> anyhow::Resul
     ];
     let aspects = receipt.assurance.in_words().into_iter();
     lines.extend(aspects.map(|(aspect, level, means)| format!("  {aspect:<10} {level}: {means}")));
+    lines.push(format!("ran in the root file system {}", receipt.root_file_system));
+    lines.push(connections(&receipt.connections));
     Ok(lines.join("\n"))
+}
+
+/// What the sandbox counted at its door.
+fn connections(opened: &[Connection]) -> String {
+    let lines = opened.iter().map(|Connection { host, port, bytes_out, bytes_in }| {
+        format!("connected to {host}:{port}: {bytes_out} bytes out, {bytes_in} bytes in")
+    });
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() { "connected to nothing".to_owned() } else { lines.join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_what_was_opened() {
+        assert_eq!(connections(&[]), "connected to nothing");
+        let opened = Connection { host: "a.example".into(), port: 8443, bytes_out: 7, bytes_in: 9 };
+        let line = "connected to a.example:8443: 7 bytes out, 9 bytes in";
+        let twice = [opened.clone(), opened];
+        assert_eq!(connections(&twice[..1]), line);
+        assert_eq!(connections(&twice), format!("{line}\n{line}"));
+    }
 }

@@ -135,6 +135,19 @@ mod tests {
             ("64:ff9b::10.0.0.1", Reach::Private),
             ("64:ff9b:1::10.0.0.1", Reach::Private),
             ("2002:7f00:1::", Reach::Private),
+            ("fdff:ffff::1", Reach::Private),
+            ("febf::1", Reach::Private),
+            ("::ffff:169.254.169.254", Reach::Private),
+            ("::169.254.169.254", Reach::Private),
+            ("::ffff:0:169.254.169.254", Reach::Private),
+            ("64:ff9b::169.254.169.254", Reach::Private),
+            ("64:ff9b:1:2:3:4:169.254.169.254", Reach::Private),
+            ("2002:a9fe:a9fe::1", Reach::Private),
+            ("2002:c0a8:1::", Reach::Private),
+            ("2002:101:101::", Reach::Private),
+            ("2001:0:4136:e378:8000:63bf:3fff:fdd2", Reach::Private),
+            ("64:ff9b::0.0.0.0", Reach::Never),
+            ("2002::1", Reach::Never),
             ("::ffff:0.0.0.0", Reach::Never),
             ("::ffff:224.0.0.1", Reach::Never),
             ("::", Reach::Never),
@@ -155,6 +168,16 @@ mod tests {
             prop_assert!(!special || reach(v4.into()) != Reach::Public);
             prop_assert_ne!(reach(v4.to_ipv6_mapped().into()), Reach::Public);
             prop_assert_ne!(reach(v4.to_ipv6_compatible().into()), Reach::Public);
+            let (low, [a, b]) = (u128::from(bits), [bits >> 16, bits & 0xffff]);
+            for carrier in [
+                (0x64_ff9b_u128 << 96) | low,
+                (0x64_ff9b_0001_u128 << 80) | low,
+                (0xffff_u128 << 48) | low,
+                (0x2002_u128 << 112) | (u128::from(a) << 96) | (u128::from(b) << 80),
+            ] {
+                let carrier = Ipv6Addr::from_bits(carrier);
+                prop_assert_ne!(reach(carrier.into()), Reach::Public, "{}", carrier);
+            }
             let v6 = Ipv6Addr::from_bits(wide);
             let special = v6.is_loopback() || v6.is_multicast() || v6.is_unspecified()
                 || v6.is_unique_local() || v6.is_unicast_link_local();

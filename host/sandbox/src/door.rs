@@ -1,10 +1,12 @@
 //! The container's only way out: one connection, to the plan's endpoint.
 //!
-//! The container asks `CONNECT host:port HTTP/1.1`. There is nothing to parse: either the line is
-//! the one that the plan allows, or the door stays shut. The door resolves the name itself, so a
-//! name that leads inwards is refused whatever the container believes.
+//! The container asks `CONNECT host:port HTTP/1.1`, and nothing more. There is nothing to parse:
+//! either the bytes are those that the plan allows, or the door stays shut. The door resolves the
+//! name itself, once, and judges the addresses that it then connects to: a name that leads inwards
+//! is refused whatever the container believes, and whatever the name leads to a moment later.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -13,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::policy::Endpoint;
+use toani_protocol::{policy::Endpoint, record::Connection};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream, lookup_host},
@@ -50,12 +52,15 @@ impl Meter {
         self.connected.load(Ordering::Acquire)
     }
 
-    pub fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Ordering::Acquire)
-    }
-
-    pub fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Ordering::Acquire)
+    /// What was opened: one connection to the endpoint, or none.
+    pub fn connections(&self, endpoint: &Endpoint) -> Vec<Connection> {
+        let opened = self.connected().then(|| Connection {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            bytes_out: self.bytes_out.load(Ordering::Acquire),
+            bytes_in: self.bytes_in.load(Ordering::Acquire),
+        });
+        opened.into_iter().collect()
     }
 }
 
@@ -63,17 +68,35 @@ impl Meter {
 ///
 /// `response_bytes_max` bounds what comes in, up to what framing and encryption add.
 pub async fn serve(
-    mut inside: UnixStream,
+    inside: UnixStream,
     endpoint: Endpoint,
     response_bytes_max: u32,
     meter: Arc<Meter>,
 ) {
-    let answer = match asked(&mut inside, &endpoint).await {
-        Ok(()) => match connect(&endpoint).await {
+    serve_resolved(inside, &endpoint, resolve(&endpoint), response_bytes_max, &meter).await;
+}
+
+/// What a name leads to.
+type Found = io::Result<Vec<SocketAddr>>;
+
+async fn resolve(endpoint: &Endpoint) -> Found {
+    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
+    Ok(lookup_host((host, endpoint.port)).await?.collect())
+}
+
+async fn serve_resolved(
+    mut inside: UnixStream,
+    endpoint: &Endpoint,
+    resolving: impl Future<Output = Found>,
+    response_bytes_max: u32,
+    meter: &Meter,
+) {
+    let answer = match asked(&mut inside, endpoint).await {
+        Ok(()) => match connect(resolving, endpoint.private).await {
             Ok(outside) => {
                 meter.connected.store(true, Ordering::Release);
                 if inside.write_all(b"HTTP/1.1 200 open\r\n\r\n").await.is_ok() {
-                    relay(inside, outside, response_bytes_max, &meter).await;
+                    relay(inside, outside, response_bytes_max, meter).await;
                 }
                 return;
             }
@@ -117,25 +140,27 @@ async fn asked(inside: &mut (impl AsyncRead + Unpin), endpoint: &Endpoint) -> Re
         head.push(inside.read_u8().await.map_err(|_| Shut::Malformed)?);
     }
     let allowed = format!("CONNECT {endpoint} HTTP/1.1\r\n");
-    if head.starts_with(allowed.as_bytes()) {
-        Ok(())
-    } else if head.starts_with(b"CONNECT ") {
-        Err(Shut::OtherEndpoint)
-    } else {
-        Err(Shut::Malformed)
+    match head.strip_prefix(allowed.as_bytes()) {
+        Some(b"\r\n") => Ok(()),
+        None if head.starts_with(b"CONNECT ") => Err(Shut::OtherEndpoint),
+        // A header may be another request to somebody who reads it otherwise.
+        _ => Err(Shut::Malformed),
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, Shut> {
+/// Where the door may lead of what a name leads to.
+fn allowed(found: Vec<SocketAddr>, private: bool) -> Result<Vec<SocketAddr>, Shut> {
+    let none = found.is_empty();
+    let allowed = found.into_iter().filter(|to| reach(to.ip()).allowed(private));
+    let allowed: Vec<_> = allowed.take(ADDRESSES_MAX).collect();
+    if allowed.is_empty() && !none { Err(Shut::AddressRefused) } else { Ok(allowed) }
+}
+
+/// Resolves once: a future has one answer.
+async fn connect(resolving: impl Future<Output = Found>, private: bool) -> Result<TcpStream, Shut> {
     let connecting = async {
-        let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
-        let found = lookup_host((host, endpoint.port)).await;
-        let found: Vec<_> = found.map_err(|_| Shut::Unreachable)?.collect();
-        let allowed = |to: &SocketAddr| reach(to.ip()).allowed(endpoint.private);
-        if !found.is_empty() && !found.iter().any(allowed) {
-            return Err(Shut::AddressRefused);
-        }
-        for to in found.into_iter().filter(allowed).take(ADDRESSES_MAX) {
+        let found = resolving.await.map_err(|_| Shut::Unreachable)?;
+        for to in allowed(found, private)? {
             let one = Duration::from_millis(CONNECT_ONE_MS_MAX);
             if let Ok(Ok(stream)) = timeout(one, TcpStream::connect(to)).await {
                 // Small requests must not wait for an acknowledgement; without it they are slower.
@@ -190,125 +215,4 @@ async fn pump(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use tokio::net::TcpListener;
-
-    fn endpoint(host: &str, port: u16, private: bool) -> Endpoint {
-        Endpoint { host: host.into(), port, private }
-    }
-
-    async fn ask(endpoint: Endpoint, request: &[u8]) -> (String, Arc<Meter>) {
-        let (inside, mut container) = UnixStream::pair().unwrap();
-        let meter = Arc::new(Meter::default());
-        let door = tokio::spawn(serve(inside, endpoint, 1024, Arc::clone(&meter)));
-        container.write_all(request).await.unwrap();
-        container.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        container.read_to_end(&mut answer).await.unwrap();
-        door.await.unwrap();
-        (String::from_utf8_lossy(&answer).into_owned(), meter)
-    }
-
-    fn connect_line(endpoint: &Endpoint) -> Vec<u8> {
-        format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n").into_bytes()
-    }
-
-    #[tokio::test]
-    async fn opens_to_the_endpoint_and_counts() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let upstream = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).await.unwrap();
-            stream.write_all(b"pong!").await.unwrap();
-            all
-        });
-        let to = endpoint("127.0.0.1", port, true);
-        let request = [connect_line(&to), b"ping".to_vec()].concat();
-        let (answer, meter) = ask(to, &request).await;
-        assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\npong!");
-        assert_eq!(upstream.await.unwrap(), b"ping");
-        assert!(meter.connected());
-        assert_eq!((meter.bytes_out(), meter.bytes_in()), (4, 5));
-    }
-
-    #[tokio::test]
-    async fn stays_shut_for_anything_else() {
-        let to = || endpoint("api.example.org", 443, true);
-        for (request, status) in [
-            ("CONNECT evil.example.org:443 HTTP/1.1\r\n\r\n", "421"),
-            ("CONNECT api.example.org:444 HTTP/1.1\r\n\r\n", "421"),
-            ("CONNECT api.example.org:443 HTTP/1.0\r\n\r\n", "421"),
-            ("CONNECT  api.example.org:443 HTTP/1.1\r\n\r\n", "421"),
-            ("CONNECT api.example.org:443.evil HTTP/1.1\r\n\r\n", "421"),
-            ("GET / HTTP/1.1\r\n\r\n", "400"),
-            ("", "400"),
-            ("CONNECT api.example.org:443 HTTP/1.1\r\n", "400"),
-        ] {
-            let (answer, meter) = ask(to(), request.as_bytes()).await;
-            assert_eq!(answer.get(9..12), Some(status), "{request}");
-            assert!(!meter.connected());
-        }
-    }
-
-    #[tokio::test]
-    async fn private_addresses_are_refused_unless_the_policy_says_so() {
-        for host in ["127.0.0.1", "localhost", "[::1]", "::ffff:127.0.0.1", "10.0.0.1", "0.0.0.0"] {
-            let to = endpoint(host, 9, false);
-            let line = connect_line(&to);
-            assert_eq!(&ask(to, &line).await.0[9..12], "403", "{host}");
-        }
-        let to = endpoint("0.0.0.0", 9, true);
-        let line = connect_line(&to);
-        assert_eq!(&ask(to, &line).await.0[9..12], "403");
-    }
-
-    #[tokio::test]
-    async fn nothing_listens_there() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = endpoint("127.0.0.1", listener.local_addr().unwrap().port(), true);
-        drop(listener);
-        let line = connect_line(&to);
-        let (answer, meter) = ask(to, &line).await;
-        assert_eq!(&answer[9..12], "502");
-        assert!(!meter.connected());
-    }
-
-    #[tokio::test]
-    async fn an_endless_answer_is_cut() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
-        });
-        let to = endpoint("127.0.0.1", port, true);
-        let (answer, meter) = ask(to.clone(), &connect_line(&to)).await;
-        let bound = 1024 + 64 + IN_BYTES_EXTRA;
-        assert!(meter.bytes_in() <= bound);
-        assert!(u64::try_from(answer.len()).unwrap() <= bound + 64);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
-            let to = endpoint("api.example.org", 443, false);
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let end = runtime.block_on(asked(&mut bytes.as_slice(), &to));
-            prop_assert!(end.is_err());
-        }
-
-        #[test]
-        fn a_changed_line_does_not_open(at in 0usize..37, byte in any::<u8>()) {
-            let to = endpoint("api.example.org", 443, false);
-            let mut line = connect_line(&to);
-            prop_assume!(at < line.len() - 4 && line[at] != byte);
-            line[at] = byte;
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            prop_assert!(runtime.block_on(asked(&mut line.as_slice(), &to)).is_err());
-        }
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use toani_protocol::{
+    ids::Hash,
     job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS, JobOutcome},
     policy::Class,
 };
@@ -57,6 +58,9 @@ impl Default for Size {
 pub trait Driver: Send + Sync + 'static {
     /// A container that waits for its one job.
     type Parked: Parked;
+
+    /// What its containers run.
+    fn root_file_system(&self) -> Hash;
 
     /// Starts a container and returns when it is isolated and waits.
     fn prepare(

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use toani_protocol::{
-    canonical,
+    Hash, canonical,
     job::{ConnectorReply, FRAME_PREFIX_BYTES, Job, JobEnd, JobOutcome},
     limits::{DOCUMENT_BYTES_MAX, EXECUTION_MS_MAX, FRAME_BYTES_MAX, RESPONSE_BYTES_MAX},
     plan::Plan,
@@ -35,13 +35,19 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub struct Work {
     plan: Plan,
     job: Job,
+    root_file_system: Hash,
 }
 
 impl Work {
     /// `None` if the job holds no canonical plan.
-    pub fn new(job: Job) -> Option<Self> {
+    pub fn new(job: Job, root_file_system: Hash) -> Option<Self> {
         let plan = canonical::decode(&job.plan, DOCUMENT_BYTES_MAX).ok()?;
-        Some(Self { plan, job })
+        Some(Self { plan, job, root_file_system })
+    }
+
+    /// What its container has to run.
+    pub fn root_file_system(&self) -> Hash {
+        self.root_file_system
     }
 
     /// Of the container that it needs.
@@ -70,19 +76,13 @@ pub struct Streams {
 
 /// What becomes of a job that no container was given.
 pub fn not_run() -> JobOutcome {
-    JobOutcome {
-        end: JobEnd::ConnectorFailed,
-        secret_seen: false,
-        connected: false,
-        bytes_out: 0,
-        bytes_in: 0,
-    }
+    JobOutcome { connections: Vec::new(), end: JobEnd::ConnectorFailed, secret_seen: false }
 }
 
 /// Runs one job. Always ends, whatever the container does; the caller then ends the container.
 pub async fn run(streams: Streams, work: Work) -> JobOutcome {
     let meter = Arc::new(Meter::default());
-    let _door = Door(tokio::spawn(door::serve(
+    let mut door = Door(tokio::spawn(door::serve(
         streams.door,
         work.plan.endpoint.clone(),
         work.response_bytes_max(),
@@ -95,17 +95,27 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
         Ok(None) => JobEnd::ConnectorFailed,
         Err(_) => JobEnd::TimedOut,
     };
+    // A container that has replied may still ask: what it opened after the count would be told to
+    // nobody.
+    door.shut().await;
     JobOutcome {
+        connections: meter.connections(&work.plan.endpoint),
         end: believed(end, &work, &meter, scrubber.seen()),
         secret_seen: scrubber.seen(),
-        connected: meter.connected(),
-        bytes_out: meter.bytes_out(),
-        bytes_in: meter.bytes_in(),
     }
 }
 
 /// Shuts with the execution, whichever way that ends.
 struct Door(JoinHandle<()>);
+
+impl Door {
+    /// Nothing goes through any more when this is done.
+    async fn shut(&mut self) {
+        self.0.abort();
+        // It was aborted, or had ended.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Door {
     fn drop(&mut self) {
@@ -186,8 +196,11 @@ async fn read_reply(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use proptest::prelude::*;
+    use toani_protocol::policy::{Connector, Endpoint, Method, TlsTrust};
 
     async fn reply_of(bytes: &[u8]) -> Option<Vec<u8>> {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
@@ -214,6 +227,44 @@ mod tests {
         }
     }
 
+    fn work() -> Work {
+        let plan = Plan {
+            connector: Connector::DirectApi,
+            method: Method::Get,
+            endpoint: Endpoint { host: "127.0.0.1".into(), port: 9, private: true },
+            path: "/".into(),
+            query: Vec::new(),
+            headers: BTreeMap::new(),
+            body: None,
+            injection: None,
+            tls: TlsTrust::Public,
+            success: None,
+            class: toani_protocol::policy::Class::default(),
+            nonce: Hash::ZERO,
+        };
+        let job = Job { plan: plan.seal().unwrap().0, credential: Vec::new() };
+        Work::new(job, Hash::of(b"archive")).unwrap()
+    }
+
+    #[test]
+    fn work_keeps_the_root_file_system() {
+        assert_eq!(work().root_file_system(), Hash::of(b"archive"));
+    }
+
+    /// On one thread nothing but `run` can have ended the door's task.
+    #[tokio::test]
+    async fn the_door_is_shut_before_its_connections_are_told() {
+        let (job, mut container) = UnixStream::pair().unwrap();
+        let (door, asking) = UnixStream::pair().unwrap();
+        let reply = wire::encode(&JobEnd::ConnectorFailed).unwrap();
+        let prefix = u32::try_from(reply.len()).unwrap().to_le_bytes();
+        container.write_all(&[&prefix, reply.as_slice()].concat()).await.unwrap();
+        container.shutdown().await.unwrap();
+        assert_eq!(run(Streams { job, door }, work()).await, not_run());
+        let mut asking = asking.into_std().unwrap();
+        assert_eq!(std::io::Read::read(&mut asking, &mut [0]).unwrap(), 0, "nobody is there");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
@@ -228,7 +279,7 @@ mod tests {
                     let _ = wire::decode::<ConnectorReply>(&reply, 1024);
                 }
             }
-            let _ = Work::new(Job { plan: bytes, credential: Vec::new() });
+            let _ = Work::new(Job { plan: bytes, credential: Vec::new() }, Hash::ZERO);
         }
     }
 }

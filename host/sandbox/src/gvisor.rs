@@ -16,7 +16,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use toani_protocol::job::JobOutcome;
+use toani_protocol::{ids::Hash, job::JobOutcome};
 use tokio::{
     io::AsyncReadExt,
     net::UnixStream,
@@ -87,6 +87,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Gvisor {
     workspace: Arc<Workspace>,
+    root_file_system: Hash,
     launcher: Launcher,
     ending: Ending,
     /// Of the runtime, up to its command, but for the folder of a container's state.
@@ -118,6 +119,7 @@ impl Gvisor {
             launcher: Launcher::start(sandbox)?,
             ending,
             runtime: options(&runtime),
+            root_file_system: root.digest(),
             workspace,
         };
         driver.try_out().await?;
@@ -250,6 +252,10 @@ fn new_id() -> io::Result<String> {
 
 impl Driver for Gvisor {
     type Parked = GvisorParked;
+
+    fn root_file_system(&self) -> Hash {
+        self.root_file_system
+    }
 
     async fn prepare(&self, size: Size) -> Result<GvisorParked, PrepareError> {
         let (container, mut streams) = self.launch(size, Runs::Connector).await?;

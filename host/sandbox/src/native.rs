@@ -26,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Signal, pidfd_send_signal},
 };
-use toani_protocol::job::JobOutcome;
+use toani_protocol::{ids::Hash, job::JobOutcome};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
@@ -78,6 +78,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Native {
     control: AsyncFd<OwnedFd>,
+    root_file_system: Hash,
 }
 
 impl Native {
@@ -95,7 +96,7 @@ impl Native {
                 .map_err(std::io::Error::from)?;
         let ended = start_launcher(theirs, memory)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
-        let driver = Self { control: sys::watch(ours)? };
+        let driver = Self { control: sys::watch(ours)?, root_file_system: root.digest() };
         driver.try_out().await?;
         let ended = async {
             // A sender that is dropped says the same.
@@ -136,6 +137,10 @@ impl Native {
 
 impl Driver for Native {
     type Parked = NativeParked;
+
+    fn root_file_system(&self) -> Hash {
+        self.root_file_system
+    }
 
     async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
         let preparing = async {

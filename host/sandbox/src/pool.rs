@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use toani_protocol::ids::Hash;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -62,6 +63,11 @@ impl<D: Driver> Pool<D> {
         drop(pool.pop(Size::default()));
         pool.fill(Size::default());
         pool
+    }
+
+    /// What the containers run.
+    pub(crate) fn root_file_system(&self) -> Hash {
+        self.driver.root_file_system()
     }
 
     /// A container that was never used: one that waits, or a new one.
@@ -187,7 +193,7 @@ fn lock<P>(shelves: &Mutex<Vec<Shelf<P>>>) -> MutexGuard<'_, Vec<Shelf<P>>> {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use toani_protocol::job::JobOutcome;
+    use toani_protocol::{ids::Hash, job::JobOutcome};
 
     use super::*;
     use crate::execution::{self, Work};
@@ -217,6 +223,10 @@ mod tests {
 
     impl Driver for Counting {
         type Parked = Counted;
+
+        fn root_file_system(&self) -> Hash {
+            Hash::of(b"any")
+        }
 
         async fn prepare(&self, _: Size) -> Result<Counted, PrepareError> {
             if self.fails.load(Ordering::Relaxed) {

@@ -230,8 +230,8 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
         let running = Arc::clone(&self.running);
         tokio::spawn(async move {
             let Ok(running) = running.acquire_owned().await else { return };
-            let JobMessage { execution, jti, job } = message;
-            let outcome = match Work::new(job) {
+            let JobMessage { execution, jti, root_file_system, job } = message;
+            let outcome = match Work::new(job, root_file_system) {
                 None => execution::not_run(),
                 Some(work) => run(&pool, &execution, work).await,
             };
@@ -248,6 +248,10 @@ async fn run<D: Driver>(
     execution: &impl std::fmt::Display,
     work: Work,
 ) -> JobOutcome {
+    if work.root_file_system() != pool.root_file_system() {
+        log(&format!("execution {execution}: its root file system is not the one that is here"));
+        return execution::not_run();
+    }
     match pool.take(work.size()).await {
         Ok(parked) => parked.run(work).await,
         Err(error) => {

@@ -16,6 +16,7 @@ use toani_protocol::{
     canonical::{self, Json},
     job::{JobEnd, JobOutcome},
     policy::{Injection, Method, TlsTrust},
+    record::Connection,
 };
 use toani_sandbox::root::RootFileSystem;
 
@@ -43,8 +44,12 @@ async fn arrives_where_the_plan_says(bench: Bench) {
         let plan = upstream.plan("/ok", Some(injection));
         let outcome = bench.run(&plan, credential).await;
         assert_eq!(outcome.end, ok());
-        assert!(outcome.connected && !outcome.secret_seen);
-        assert!(outcome.bytes_out > 100 && outcome.bytes_in > 100);
+        assert!(!outcome.secret_seen);
+        let [Connection { host, port, bytes_out, bytes_in }] = &*outcome.connections else {
+            panic!("{:?}", outcome.connections)
+        };
+        assert_eq!((host.as_str(), *port), ("localhost", upstream.port));
+        assert!(*bytes_out > 100 && *bytes_in > 100);
         assert!(upstream.last_request().contains(expected));
     }
     assert_eq!(upstream.count(), 4);
@@ -94,7 +99,7 @@ async fn tls_is_refused_unless_pin_name_and_time_are_right() {
     ] {
         let outcome = bench.run(&plan, SECRET).await;
         assert_eq!(outcome.end, JobEnd::TlsRefused, "{what}");
-        assert!(outcome.connected, "{what}");
+        assert!(outcome.connected(), "{what}");
     }
     let mut no_pin = wrong.plan("/ok", bearer());
     no_pin.tls = TlsTrust::SpkiSha256(Vec::new());
@@ -177,7 +182,7 @@ async fn each_bad_answer_is_a_definite_end() {
     ] {
         let outcome = bench.run(&upstream.plan(path, Some(Injection::Bearer)), SECRET).await;
         assert_eq!(outcome.end, end, "{path}");
-        assert!(outcome.connected && !outcome.secret_seen, "{path}");
+        assert!(outcome.connected() && !outcome.secret_seen, "{path}");
     }
     assert_eq!(upstream.count(), 8);
     bench.containers(waiting(1)).await;
@@ -191,7 +196,7 @@ async fn too_slow_is_timed_out() {
     plan.class.timeout_ms = 300;
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::TimedOut);
-    assert!(outcome.connected);
+    assert!(outcome.connected());
     bench.containers(waiting(1)).await;
 }
 
@@ -211,8 +216,7 @@ async fn addresses_are_refused_or_unreachable() {
         (nobody, JobEnd::Unreachable),
     ] {
         let outcome = bench.run(&plan, b"").await;
-        let expected =
-            JobOutcome { end, secret_seen: false, connected: false, bytes_out: 0, bytes_in: 0 };
+        let expected = JobOutcome { end, secret_seen: false, connections: vec![] };
         assert_eq!(outcome, expected);
     }
     assert_eq!(upstream.accepted.load(Ordering::SeqCst), 0);
@@ -243,7 +247,7 @@ async fn a_killed_connector_is_a_definite_end() {
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, SECRET), killed);
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);
-    assert!(outcome.connected, "the upstream may have acted");
+    assert!(outcome.connected(), "the upstream may have acted");
     // The next ones are not touched by it, though those that waited have died too.
     for _ in 0..waiting(1) {
         assert_eq!(bench.run(&upstream.plan("/ok", None), b"").await.end, ok());

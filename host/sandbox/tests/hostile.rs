@@ -45,7 +45,7 @@ async fn each_has_a_definite_end_and_harms_nobody() {
             let began = Instant::now();
             let outcome = bench.run(&plan, word.as_bytes()).await;
             assert_eq!(outcome.end, expected, "{word} under {driver:?}");
-            assert!(outcome.connected, "{word}: the upstream may have acted");
+            assert!(outcome.connected(), "{word}: the upstream may have acted");
             assert!(began.elapsed() < LONGEST, "{word} under {driver:?}");
             plan.class.timeout_ms = LONG_MS;
             let next = bench.run(&plan, b"peaceful").await.end;

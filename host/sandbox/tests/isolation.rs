@@ -167,7 +167,7 @@ async fn the_door_refuses_another_host() {
         // Without a connection, no answer is believed.
         let outcome = bench.run(&asking(&upstream, &line), b"").await;
         assert_eq!(outcome.end, JobEnd::ConnectorFailed, "{line}");
-        assert!(!outcome.connected, "{line}");
+        assert!(!outcome.connected(), "{line}");
     }
     for upstream in [upstream, other] {
         assert_eq!(upstream.accepted.load(std::sync::atomic::Ordering::SeqCst), 0);
@@ -182,7 +182,18 @@ async fn a_plan_that_is_none_runs_nothing() {
     plan.headers.insert("host".into(), "evil".into());
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);
-    assert!(!outcome.connected);
+    assert!(!outcome.connected());
+}
+
+/// The enclave names what a job's container runs, and nothing else runs instead.
+#[tokio::test]
+async fn another_root_file_system_than_the_one_that_is_here_runs_nothing() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::with(paths(connector()), enclave::Enclave::honest()).await;
+    let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
+    assert_eq!(outcome.end, JobEnd::ConnectorFailed);
+    assert!(!outcome.connected());
+    assert_eq!(upstream.accepted.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
 /// A program that another user may run too, in the place of the supervisor.

@@ -64,7 +64,7 @@ fn is_definite(end: &JobEnd) -> bool {
 async fn succeeds(bench: &Bench, plan: &Plan) -> bool {
     let outcome = bench.run(plan, b"").await;
     let succeeded = matches!(outcome.end, JobEnd::Response { status: 200, .. });
-    assert!(succeeded || (outcome.end == JobEnd::ConnectorFailed && !outcome.connected));
+    assert!(succeeded || (outcome.end == JobEnd::ConnectorFailed && !outcome.connected()));
     succeeded
 }
 

@@ -25,7 +25,13 @@ use serde_json::json;
 use sha2::Sha256;
 use toani_enclave::Enclave;
 use toani_enclave_host::runner::{Exchange, Machine as _};
-use toani_protocol::{Hash, canonical, credential::CredentialHeader, instance::Manifest};
+use toani_protocol::{
+    Hash, canonical,
+    credential::CredentialHeader,
+    instance::Manifest,
+    job::JobOutcome,
+    record::{Connection, Outcome},
+};
 use toani_simulator::{
     Identity, Processor,
     machine::{self, Mode, Simulator},
@@ -52,17 +58,26 @@ impl Answers for Image {
 
 #[test]
 fn no_key_below_the_root_and_no_plaintext_stays() {
-    for life in ["born", "booted"] {
-        let child = Program::new(std::env::current_exe().unwrap())
-            .args(["life", "--exact", "--nocapture"])
-            .env(LIFE, life)
-            .stdout(Stdio::null())
-            .status();
-        assert!(child.unwrap().success(), "{life}");
-    }
+    live("born");
+    live("booted");
 }
 
-/// Not a test by itself: the child of the one above.
+/// A supervisor says of a job that it opened more connections than there is memory for.
+#[test]
+fn a_list_without_end_does_not_end_the_enclave() {
+    live("endless");
+}
+
+fn live(life: &str) {
+    let child = Program::new(std::env::current_exe().unwrap())
+        .args(["life", "--exact", "--nocapture"])
+        .env(LIFE, life)
+        .stdout(Stdio::null())
+        .status();
+    assert!(child.unwrap().success(), "{life}");
+}
+
+/// Not a test by itself: the child of those above.
 #[test]
 fn life() {
     let Some(life) = std::env::var_os(LIFE) else { return };
@@ -72,11 +87,14 @@ fn life() {
     let identity = simulator.identity().clone();
     let elrange = (simulator.base(), usize::try_from(image.elrange_bytes).unwrap());
     let image = Image { simulator, calls: 0 };
-    let mut world = if life == "born" {
-        born(image, &identity)
-    } else {
+    let mut world = if life == "booted" {
         booted(image, folder.path(), &identity)
+    } else {
+        born(image, &identity)
     };
+    if life == "endless" {
+        return hear_a_list_without_end(&mut world);
+    }
     execute(&mut world);
     let keys = Keys::derive(&world, folder.path(), &identity);
 
@@ -120,6 +138,16 @@ fn execute(world: &mut World<Image>) {
     let outcome = world::outcome_of(&job, &answered(200, json!({"balance": 1})));
     world.finish(&redeemed.execution, Some(outcome)).unwrap();
     world.durable();
+}
+
+fn hear_a_list_without_end(world: &mut World<Image>) {
+    let redeemed = world.started("endless");
+    let job = world.release(&redeemed.execution).unwrap();
+    let connection = Connection { host: String::new(), port: 0, bytes_out: 0, bytes_in: 0 };
+    let connections = vec![connection; 3_500_000];
+    let outcome = world::outcome_of(&job, &JobOutcome { connections, ..answered(200, json!({})) });
+    let (finished, _) = world.finish(&redeemed.execution, Some(outcome)).unwrap();
+    assert_eq!(finished.outcome, Outcome::Unknown, "and the enclave lives");
 }
 
 /// Whether these bytes stand anywhere between an address and as many bytes behind it.

@@ -1,11 +1,14 @@
 //! Step 11: judge the outcome, sign receipt and record.
 
+use alloc::vec::Vec;
+
 use toani_protocol::{
     ExecutionId, Hash, Reason, Time,
-    canonical::{self, Json},
+    canonical::{self, Json, SAFE_INTEGER_MAX},
     job::{JobEnd, JobOutcome, OutcomeMessage},
-    limits::{MESSAGE_BYTES_MAX, RESULT_RETENTION_MS},
-    record::{About, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
+    limits::{CONNECTIONS_MAX, MESSAGE_BYTES_MAX, RESULT_RETENTION_MS},
+    policy::Endpoint,
+    record::{About, Connection, ExecutionResult, Outcome, Receipt, ReceiptFormat, RecordKind},
     sign::{Label, Signed},
     wire::{self, Answer, Finished, Read},
 };
@@ -50,13 +53,14 @@ struct Judged {
     outcome: Outcome,
     upstream_status: Option<u16>,
     result: Option<Json>,
+    connections: Vec<Connection>,
     /// The supervisor says that nothing was connected, or no job was released.
     give_back: bool,
 }
 
 impl Judged {
     fn bare(outcome: Outcome, give_back: bool) -> Self {
-        Self { outcome, upstream_status: None, result: None, give_back }
+        Self { outcome, upstream_status: None, result: None, connections: Vec::new(), give_back }
     }
 }
 
@@ -65,26 +69,47 @@ pub(crate) fn check(ready: &Ready, execution: ExecutionId) -> Result<CheckedFini
     let judged = match &flight.job {
         // No job ever left: nothing can have happened.
         None => Judged::bare(Outcome::Aborted, true),
-        Some(job) => match job.outcome.as_ref().and_then(|bytes| read(bytes)) {
+        Some(job) => match job.outcome.as_ref().and_then(|bytes| read(bytes, flight)) {
             Some(outcome) => judge(flight, outcome),
-            // What cannot be read tells nothing, and what happened is not known.
+            // What cannot be read or true tells nothing, and what happened is not known.
             None => Judged::bare(Outcome::Unknown, false),
         },
     };
     Ok(CheckedFinish { execution, stage: Stage::of(flight), judged })
 }
 
-fn read(message: &[u8]) -> Option<JobOutcome> {
+fn read(message: &[u8], flight: &InFlight) -> Option<JobOutcome> {
+    // A list without end would fill the memory before it could be refused.
+    let head = postcard::take_from_bytes::<(ExecutionId, Hash, usize)>(message);
+    head.ok().filter(|((.., count), _)| *count <= CONNECTIONS_MAX)?;
     let message = wire::decode::<OutcomeMessage>(message, MESSAGE_BYTES_MAX);
-    message.ok().map(|message| message.outcome)
+    let outcome = message.ok()?.outcome;
+    let endpoint = &flight.rendered.plan.endpoint;
+    let possible = |connection: &Connection| is_possible(connection, endpoint);
+    outcome.connections.iter().all(possible).then_some(outcome)
+}
+
+/// The plan allows no other endpoint, and canonical JSON no larger count.
+fn is_possible(connection: &Connection, endpoint: &Endpoint) -> bool {
+    let Connection { host, port, bytes_out, bytes_in } = connection;
+    let countable = |bytes: u64| i64::try_from(bytes).is_ok_and(|bytes| bytes <= SAFE_INTEGER_MAX);
+    (host, port) == (&endpoint.host, &endpoint.port)
+        && countable(*bytes_out)
+        && countable(*bytes_in)
 }
 
 fn judge(flight: &InFlight, outcome: JobOutcome) -> Judged {
-    let give_back = !outcome.connected;
-    if outcome.secret_seen {
-        return Judged::bare(Outcome::SecretSeen, false);
-    }
-    match outcome.end {
+    let give_back = !outcome.connected();
+    let judged = if outcome.secret_seen {
+        Judged::bare(Outcome::SecretSeen, false)
+    } else {
+        judge_end(flight, outcome.end, give_back)
+    };
+    Judged { connections: outcome.connections, ..judged }
+}
+
+fn judge_end(flight: &InFlight, end: JobEnd, give_back: bool) -> Judged {
+    match end {
         JobEnd::Response { status, body } => response(flight, status, &body),
         JobEnd::Redirected { status } => {
             let upstream_status = Some(status);
@@ -115,10 +140,9 @@ fn response(flight: &InFlight, status: u16, body: &[u8]) -> Judged {
     let action = flight.asked.policy.action(&request.service, &request.action);
     match action.map(|(_, action)| cut::cut(body, &action.result)) {
         Some(Ok(result)) => Judged {
-            outcome: Outcome::Succeeded,
             upstream_status,
             result: Some(result),
-            give_back: false,
+            ..Judged::bare(Outcome::Succeeded, false)
         },
         _ => Judged { upstream_status, ..Judged::bare(Outcome::ResponseUnusable, false) },
     }
@@ -175,6 +199,7 @@ fn end(
         outcome: Some(judged.outcome),
         reason,
         execution_receipt: Some(Receipt::hash_of(&receipt_bytes)),
+        connections: Some(judged.connections).filter(|opened| !opened.is_empty()),
         blob: Some(turn.keep(sealed, Some(RESULT_RETENTION_MS))),
         ..about
     };
@@ -223,6 +248,8 @@ fn receipt(
         tee_mrenclave: ready.standing.mrenclave,
         evidence: ready.standing.evidence,
         sandbox: flight.sandbox,
+        root_file_system: flight.root_file_system,
+        connections: judged.connections.clone(),
         started: flight.started,
         started_at: flight.started_at,
         finished_at: now,

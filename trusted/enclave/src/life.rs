@@ -99,6 +99,7 @@ pub(crate) struct InFlight {
     pub(crate) jti: Hash,
     pub(crate) assurance: Assurance,
     pub(crate) sandbox: Hash,
+    pub(crate) root_file_system: Hash,
     pub(crate) started: u64,
     pub(crate) started_at: Time,
     pub(crate) job: Option<ReleasedJob>,

@@ -193,7 +193,8 @@ fn redeem_directly(
 /// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
 /// flight.
 fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<Answer, Reason> {
-    let sandbox = turn.ready.sandbox().ok_or(Reason::SandboxUnavailable)?.measurement();
+    let peer = turn.ready.sandbox().ok_or(Reason::SandboxUnavailable)?;
+    let (sandbox, root_file_system) = (peer.measurement(), peer.root_file_system());
     let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(asked.level) };
     let execution = ExecutionId::from_random(random(turn.rng));
     let user = salts::user_hash(turn, &asked.request.tenant, &asked.request.user)?;
@@ -213,6 +214,7 @@ fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<A
         jti: redeemed.jti,
         assurance,
         sandbox,
+        root_file_system,
         started: turn.ready.chain.size(),
         started_at: turn.now,
         job: None,
@@ -260,6 +262,7 @@ pub(crate) fn about(execution: &ExecutionId, flight: &InFlight) -> About {
         jti: Some(flight.jti),
         assurance: Some(flight.assurance),
         sandbox: Some(flight.sandbox),
+        root_file_system: Some(flight.root_file_system),
         ..About::default()
     }
 }

@@ -77,6 +77,7 @@ fn written<const N: usize>(message: &JobMessageRef<'_>) -> Result<(Secret<N>, us
 struct JobMessageRef<'a> {
     execution: &'a ExecutionId,
     jti: Hash,
+    root_file_system: Hash,
     job: JobRef<'a>,
 }
 
@@ -101,11 +102,14 @@ pub(crate) fn check(
     Ok(CheckedRelease { execution, link, message })
 }
 
-/// The channel to the supervisor that was promised in `started`, and to no other.
+/// The channel to the supervisor that was promised in `started`, with the root file system that was
+/// promised, and to no other.
 fn link_for<'a>(ready: &'a Ready, flight: &InFlight, now: Time) -> Result<&'a Link, Reason> {
     let promised = |link: &&Link| {
         link.open_peer(now).is_some_and(|peer| {
-            peer.measurement() == flight.sandbox && peer.level() == flight.assurance.sandbox
+            peer.measurement() == flight.sandbox
+                && peer.root_file_system() == flight.root_file_system
+                && peer.level() == flight.assurance.sandbox
         })
     };
     ready.life.sandbox.as_ref().filter(promised).ok_or(Reason::SandboxUnavailable)
@@ -124,7 +128,8 @@ fn message(
         plan: &flight.rendered.plan_bytes,
         credential: credential.as_ref().map_or(&[], |plaintext| plaintext.bytes()),
     };
-    Ok(Sealable::new(&JobMessageRef { execution, jti: flight.jti, job })?)
+    let InFlight { jti, root_file_system, .. } = *flight;
+    Ok(Sealable::new(&JobMessageRef { execution, jti, root_file_system, job })?)
 }
 
 /// The version that was promised in `started`, unless it was revoked or replaced since.

@@ -25,7 +25,7 @@ use toani_protocol::{
     policy::{
         AgentKey, Class, Connector, Endpoint, Injection, Method, Tier, TlsTrust, api_key_hash,
     },
-    record::{About, Outcome, PolicyRef, Record, RecordKind},
+    record::{About, Connection, Outcome, PolicyRef, Record, RecordKind},
     request::ActionRequest,
     sign::{self, Label, PublicKey, Signature},
     token,
@@ -226,7 +226,17 @@ fn approvals() {
 }
 
 fn record(index: u64, previous: Hash) -> Vec<u8> {
-    let about = About { outcome: Some(Outcome::Succeeded), count: Some(index), ..About::default() };
+    let host = "api.example".into();
+    let opened =
+        Connection { host, port: 443, bytes_out: 700 + index, bytes_in: 9_007_199_254_740_991 };
+    let about = About {
+        outcome: Some(Outcome::Succeeded),
+        count: Some(index),
+        root_file_system: Some(Hash::of(b"archive")),
+        // The first opened nothing.
+        connections: (index > 0).then(|| vec![opened]),
+        ..About::default()
+    };
     let mut record = Record {
         index,
         origin: "log.example/1".into(),

@@ -5,7 +5,7 @@ mod world;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use toani_policy::{VerifiedPolicy, render};
+use toani_policy::{PolicyError, PolicyProblem, VerifiedPolicy, render};
 use toani_protocol::{Hash, Reason, canonical, plan::Plan};
 use world::*;
 
@@ -141,4 +141,21 @@ fn a_placeholder_in_a_param_is_text() {
     assert_eq!(plan.path, "/v1/%7Bn%7D/x/1/y");
     let body = json!({"b": "{\"$param\":\"id\"}", "list": ["$param"], "in": [1]});
     assert_eq!(plan.body.unwrap().0, body);
+}
+
+/// The error names the place and says what a host may be.
+#[test]
+fn a_host_in_another_spelling_is_no_policy() {
+    for host in ["API.example.com", "api.example.com.", "ex\u{e4}mple.com", "0x7f.1", "2130706433"]
+    {
+        let mut draft = policy().policy().clone();
+        let (id, service) = draft.services.iter_mut().next().unwrap();
+        let place = format!("services.{id}");
+        service.endpoint.host = host.into();
+        service.endpoint.private = true;
+        let error = VerifiedPolicy::check_draft(&draft).unwrap_err();
+        let problem = PolicyProblem::Host;
+        assert_eq!(error, PolicyError::Invalid { place: place.clone(), problem }, "{host}");
+        assert!(error.to_string().starts_with(&format!("{place}: host must be ")), "{error}");
+    }
 }

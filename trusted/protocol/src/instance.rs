@@ -225,6 +225,8 @@ pub struct AdmittedSandbox {
     /// 48 bytes.
     pub launch_digest: Bytes,
     pub level: SandboxLevel,
+    /// The root file system that its containers run, by the SHA-256 of its archive.
+    pub root_file_system: Hash,
 }
 
 /// How records and receipts name a sandbox: by the SHA-256 of its launch digest.
@@ -283,11 +285,10 @@ impl VerifiedAdmission {
         self.list.enclaves.contains(mrenclave)
     }
 
-    /// The level at which a guest is admitted.
-    pub fn level_of(&self, launch_digest: &LaunchDigest) -> Option<SandboxLevel> {
+    /// As what a guest is admitted.
+    pub fn sandbox(&self, launch_digest: &LaunchDigest) -> Option<&AdmittedSandbox> {
         let mut sandboxes = self.list.sandboxes.iter();
-        let named = |admitted: &&AdmittedSandbox| admitted.launch_digest.0 == *launch_digest;
-        sandboxes.find(named).map(|found| found.level)
+        sandboxes.find(|admitted| admitted.launch_digest.0 == *launch_digest)
     }
 
     /// What a guest's evidence has to hold under.

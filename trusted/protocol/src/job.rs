@@ -9,7 +9,10 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::ids::{ExecutionId, Hash};
+use crate::{
+    ids::{ExecutionId, Hash},
+    record::Connection,
+};
 
 /// Enclave to supervisor, one message of the channel: a job, and what its outcome has to repeat.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +20,8 @@ pub struct JobMessage {
     pub execution: ExecutionId,
     /// Hash of the token's id.
     pub jti: Hash,
+    /// The root file system that the job's container has to run.
+    pub root_file_system: Hash,
     pub job: Job,
 }
 
@@ -52,14 +57,18 @@ impl fmt::Debug for Job {
 /// What came of a job, after scrubbing. The connector says `end`; the supervisor says the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobOutcome {
+    /// Every connection that the door opened. First: how many there are can be read before they are.
+    pub connections: Vec<Connection>,
     pub end: JobEnd,
     /// The secret was in what came back, in some encoding; the bytes were dropped.
     pub secret_seen: bool,
-    /// A connection to an endpoint was opened. Only the supervisor knows.
-    pub connected: bool,
-    /// Bytes through the door.
-    pub bytes_out: u64,
-    pub bytes_in: u64,
+}
+
+impl JobOutcome {
+    /// Whether the upstream may have been spoken to.
+    pub fn connected(&self) -> bool {
+        !self.connections.is_empty()
+    }
 }
 
 /// How the connector ended.

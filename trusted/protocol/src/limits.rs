@@ -74,6 +74,8 @@ pub const SIGNATURES_MAX: usize = 32;
 pub const ADMITTED_ENCLAVES_MAX: usize = 64;
 pub const ADMITTED_SANDBOXES_MAX: usize = 64;
 pub const ADMITTED_CHIPS_MAX: usize = 1_024;
+/// Connections of one execution.
+pub const CONNECTIONS_MAX: usize = 16;
 /// Jobs that a channel carries before both sides have to prove anew who they are.
 pub const JOBS_PER_ATTESTATION_MAX: u32 = 1_000;
 /// Outcomes that have arrived in the enclave and that the host has not asked for.

@@ -1,6 +1,6 @@
 //! Receipts and audit records.
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,17 @@ pub struct CredentialRef {
     pub owner: PublicKey,
     pub id: CredentialId,
     pub version: u64,
+}
+
+/// One connection of an execution, as the supervisor's door counted it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    pub host: String,
+    pub port: u16,
+    /// Through the door, encryption included.
+    pub bytes_out: u64,
+    pub bytes_in: u64,
 }
 
 names! {
@@ -99,6 +110,11 @@ pub struct Receipt {
     /// SHA-256 of the boot's evidence, which proves measurement and chain key.
     pub evidence: Hash,
     pub sandbox: Hash,
+    /// The root file system that its container ran, by the admission list.
+    pub root_file_system: Hash,
+    /// None: left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
     /// Index of the record `started`.
     pub started: u64,
     pub started_at: Time,
@@ -241,6 +257,10 @@ about! {
     assurance: Assurance,
     /// The supervisor's measurement.
     sandbox: Hash,
+    /// The root file system that the sandbox's containers run.
+    root_file_system: Hash,
+    /// What the door opened for an execution; left out if nothing.
+    connections: Vec<Connection>,
     /// Hash of the document, sealed credential, statement, result or root package that this record
     /// is about; of a boot, of its channel key.
     blob: Hash,
@@ -261,7 +281,7 @@ impl Record {
     }
 
     /// What is signed: the canonical record with its signature left empty.
-    pub fn unsigned_bytes(&self) -> Result<alloc::vec::Vec<u8>, CanonicalError> {
+    pub fn unsigned_bytes(&self) -> Result<Vec<u8>, CanonicalError> {
         let unsigned = Self { chain_signature: Signature([0; 64]), ..self.clone() };
         canonical::encode(&unsigned)
     }

@@ -22,7 +22,7 @@ use crate::proofs;
 #[path = "../../../../trusted/audit/tests/world/mod.rs"]
 mod world;
 
-use world::{CHANNEL, ORIGIN, START_MS, World, key, manifest, measurement, tenant};
+use world::{CHANNEL, ORIGIN, START_MS, World, connection, key, manifest, measurement, tenant};
 
 const INTAKE: [u8; 32] = [5; 32];
 const ALL: &[u64] = &[0, 1, 2, 4, 5, 7];
@@ -253,6 +253,43 @@ fn a_signed_index_does_not_help_the_exporter() {
     let execution = ExecutionId::new("exe_2").unwrap();
     receipt.receipt(execution, &world.receipt).unwrap();
     assert_eq!(code(&world.seal(receipt, 0, 3), &trust), "receipt_record");
+}
+
+/// Both are the enclave's word. One that says less than the other, or more, is not believed.
+#[test]
+fn a_receipt_and_its_record_tell_the_same_of_the_container() {
+    type Change = fn(&mut About);
+    let changes: [(&str, Change, &str); 6] = [
+        ("nothing", |_| {}, "verified"),
+        (
+            "another root file system",
+            |about| about.root_file_system = Some(Hash::of(b"another")),
+            "receipt_record",
+        ),
+        ("no root file system", |about| about.root_file_system = None, "receipt_record"),
+        ("no connection", |about| about.connections = None, "receipt_record"),
+        (
+            "a second connection",
+            |about| about.connections.as_mut().unwrap().push(connection()),
+            "receipt_record",
+        ),
+        (
+            "more bytes",
+            |about| about.connections.as_mut().unwrap()[0].bytes_out += 1,
+            "receipt_record",
+        ),
+    ];
+    for (what, change, expected) in changes {
+        let mut world = world();
+        let started = world.tenant_record(3, RecordKind::Started, world.about());
+        world.receipt = world.make_receipt(started);
+        let mut finished = world.finished();
+        change(&mut finished);
+        world.tenant_record(3, RecordKind::Finished, finished);
+        let mut draft = world.draft(&[ALL, &[8, 9]].concat());
+        draft.receipt(ExecutionId::new("exe_1").unwrap(), &world.receipt).unwrap();
+        assert_eq!(code(&world.seal(draft, 0, 5), &world.trust()), expected, "{what}");
+    }
 }
 
 /// The plane's own word is not enough: each boot has to have shown evidence for the keys that the

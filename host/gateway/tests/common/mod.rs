@@ -156,6 +156,7 @@ impl Instance {
                     DriverKind::Native => SandboxLevel::Native,
                     DriverKind::Gvisor { .. } => SandboxLevel::Gvisor,
                 },
+                root_file_system: root,
             }],
             chips: vec![Bytes(authority().chip().id.to_vec())],
             min_tcb: TcbVersion::default(),

@@ -226,7 +226,8 @@ impl Upstream {
             nonce: Hash::of(b"nonce"),
         };
         let plan = toani_protocol::canonical::encode(&plan)?;
-        Work::new(Job { plan, credential: Vec::new() }).context("a plan that is none")
+        Work::new(Job { plan, credential: Vec::new() }, Hash::of(b"any"))
+            .context("a plan that is none")
     }
 }
 

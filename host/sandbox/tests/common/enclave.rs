@@ -71,6 +71,9 @@ pub(crate) fn manifest() -> Vec<u8> {
     canonical::encode(&manifest).unwrap()
 }
 
+/// Of a list that nobody runs anything under.
+const ROOT_FILE_SYSTEM: Hash = Hash::new([0x5f; 32]);
+
 /// An admission list under which a bench works.
 pub(crate) fn list(version: u64) -> AdmissionList {
     AdmissionList {
@@ -81,6 +84,7 @@ pub(crate) fn list(version: u64) -> AdmissionList {
         sandboxes: vec![AdmittedSandbox {
             launch_digest: Bytes(vec![0; 48]),
             level: SandboxLevel::Native,
+            root_file_system: ROOT_FILE_SYSTEM,
         }],
         chips: vec![],
         min_tcb: TcbVersion::default(),
@@ -103,6 +107,8 @@ pub(crate) struct Enclave {
     pub(crate) admission: Vec<u8>,
     /// The evidence in its certificate is for this role and key, if not for its own.
     pub(crate) stage_1: Option<(Role, Hash)>,
+    /// What its jobs are to run.
+    pub(crate) root_file_system: Hash,
     /// Its evidence for the channel is for other report data.
     pub(crate) stage_2: fn(ReportData) -> ReportData,
 }
@@ -117,6 +123,7 @@ impl Enclave {
             admission: signed(list(1), &operator()),
             stage_1: None,
             stage_2: |data| data,
+            root_file_system: ROOT_FILE_SYSTEM,
         }
     }
 
@@ -366,7 +373,8 @@ impl Link {
             ExecutionId::from_random(u128::from(getrandom::u64().unwrap()).to_le_bytes());
         let jti = Hash::of(execution.as_str().as_bytes());
         let job = Job { plan: plan.seal().unwrap().0, credential: credential.to_vec() };
-        let message = JobMessage { execution: execution.clone(), jti, job };
+        let root_file_system = self.enclave.root_file_system;
+        let message = JobMessage { execution: execution.clone(), jti, root_file_system, job };
         let (sender, outcome) = oneshot::channel();
         lock(&self.waiting).insert(execution, sender);
         self.send(&wire::encode(&message).unwrap()).await?;

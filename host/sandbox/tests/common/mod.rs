@@ -17,7 +17,7 @@ use toani_protocol::{
     plan::Plan,
     policy::{Class, Connector, Endpoint, Injection, Method, TlsTrust},
 };
-use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths};
+use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::RootFileSystem};
 
 pub(crate) mod enclave;
 pub(crate) mod upstream;
@@ -139,7 +139,8 @@ impl Drop for Bench {
 
 impl Bench {
     pub(crate) async fn new(paths: SupervisorPaths) -> Self {
-        let bench = Self::with(paths, Enclave::honest()).await;
+        let root_file_system = RootFileSystem::open(&paths.root_file_system).unwrap().digest();
+        let bench = Self::with(paths, Enclave { root_file_system, ..Enclave::honest() }).await;
         assert_eq!(bench.link.settled().await, Stage::Open);
         bench
     }

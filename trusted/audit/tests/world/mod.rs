@@ -11,7 +11,7 @@ use toani_protocol::{
     canonical,
     instance::{AdmissionFormat, AdmissionList, Manifest, ManifestFormat, SgxPolicy, TcbVersion},
     policy::{Policy, PolicyFormat, Tier},
-    record::{About, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
+    record::{About, Connection, Outcome, PolicyRef, Receipt, ReceiptFormat, Record, RecordKind},
     sign::{Label, PublicKey, Signature, Signed, sign},
 };
 
@@ -20,8 +20,16 @@ pub(crate) const ORIGIN: &str = "log.example/1";
 /// The hash of every boot's channel key.
 pub(crate) const CHANNEL: Hash = Hash::new([7; 32]);
 
+/// What the sandbox's containers run.
+pub(crate) const ROOT_FILE_SYSTEM: Hash = Hash::new([8; 32]);
+
 /// Time of the first record.
 pub(crate) const START_MS: u64 = 1_773_224_100_000;
+
+/// What the execution opened.
+pub(crate) fn connection() -> Connection {
+    Connection { host: "api.example".into(), port: 443, bytes_out: 100, bytes_in: 200 }
+}
 
 pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
@@ -113,14 +121,19 @@ impl World {
         let started = world.tenant_record(3, RecordKind::Started, world.about());
         world.tenant_record(4, RecordKind::Refused, About::default());
         world.receipt = world.make_receipt(started);
-        let finished = About {
+        world.tenant_record(3, RecordKind::Finished, world.finished());
+        world
+    }
+
+    /// What a record says of an execution that ended with the receipt.
+    pub(crate) fn finished(&self) -> About {
+        About {
             outcome: Some(Outcome::Succeeded),
             assurance: Some(Assurance::LOWEST),
-            execution_receipt: Some(Receipt::hash_of(&world.receipt)),
-            ..world.about()
-        };
-        world.tenant_record(3, RecordKind::Finished, finished);
-        world
+            execution_receipt: Some(Receipt::hash_of(&self.receipt)),
+            connections: Some(vec![connection()]),
+            ..self.about()
+        }
     }
 
     pub(crate) fn policy_ref(&self) -> PolicyRef {
@@ -131,6 +144,7 @@ impl World {
         About {
             policy: Some(self.policy_ref()),
             execution_id: Some(ExecutionId::new("exe_1").unwrap()),
+            root_file_system: Some(ROOT_FILE_SYSTEM),
             ..About::default()
         }
     }
@@ -164,6 +178,8 @@ impl World {
             tee_mrenclave: measurement(),
             evidence: Hash::of(&self.evidence),
             sandbox: hash,
+            root_file_system: ROOT_FILE_SYSTEM,
+            connections: vec![connection()],
             started,
             started_at: Time::from_ms(1),
             finished_at: Time::from_ms(2),

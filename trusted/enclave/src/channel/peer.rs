@@ -7,7 +7,7 @@ use toani_protocol::{
     Hash, Time,
     assurance::SandboxLevel,
     evidence::{ReportData, Role, sandbox_report_data},
-    instance::{LaunchDigest, VerifiedAdmission, sandbox_hash},
+    instance::{AdmittedSandbox, LaunchDigest, VerifiedAdmission, sandbox_hash},
 };
 use toani_tls::{PeerCertificate, PeerCheck, Refused};
 
@@ -17,7 +17,7 @@ use crate::ready::Ready;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttestedPeer {
     launch_digest: LaunchDigest,
-    level: SandboxLevel,
+    admitted: AdmittedSandbox,
     key: Hash,
     valid_until: Time,
 }
@@ -29,7 +29,12 @@ impl AttestedPeer {
     }
 
     pub(crate) fn level(&self) -> SandboxLevel {
-        self.level
+        self.admitted.level
+    }
+
+    /// What its containers run, by the list under which it was bound.
+    pub(crate) fn root_file_system(&self) -> Hash {
+        self.admitted.root_file_system
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo of its channel key.
@@ -44,7 +49,7 @@ impl AttestedPeer {
 
     /// Whether the list still admits it as what it is.
     pub(super) fn is_admitted(&self, list: &VerifiedAdmission) -> bool {
-        list.level_of(&self.launch_digest) == Some(self.level)
+        list.sandbox(&self.launch_digest) == Some(&self.admitted)
     }
 }
 
@@ -81,21 +86,19 @@ impl SandboxCheck {
         }
         Ok(AttestedPeer {
             launch_digest: verdict.launch_digest,
-            level: level(&verdict, list).ok_or(Refused)?,
+            admitted: admitted(&verdict, list).ok_or(Refused)?.clone(),
             key,
             valid_until: verdict.valid_until,
         })
     }
 }
 
-/// The level at which the operators admit the guest: their word, but for the one that AMD's root
-/// proves.
-fn level(verdict: &SnpVerdict, list: &VerifiedAdmission) -> Option<SandboxLevel> {
-    let level = list.level_of(&verdict.launch_digest)?;
-    match level {
-        SandboxLevel::Native | SandboxLevel::Gvisor | SandboxLevel::Vm => Some(level),
-        SandboxLevel::Snp => roots::sandbox_is_snp(&verdict.root).then_some(level),
-    }
+/// As what the operators admit the guest. Which level a launch digest is of is their word; that it
+/// is AMD's guest is AMD's.
+fn admitted<'a>(verdict: &SnpVerdict, list: &'a VerifiedAdmission) -> Option<&'a AdmittedSandbox> {
+    let admitted = list.sandbox(&verdict.launch_digest)?;
+    let proven = admitted.level < SandboxLevel::Snp || roots::sandbox_is_snp(&verdict.root);
+    proven.then_some(admitted)
 }
 
 impl PeerCheck for SandboxCheck {

@@ -8,10 +8,9 @@ use toani_protocol::{
     ExecutionId, Hash, Reason, Time,
     assurance::SandboxLevel,
     evidence::{ReportData, Role, report_data, sandbox_report_data},
-    instance::{AdmissionList, AdmittedSandbox, Product, TcbVersion},
+    instance::{AdmissionList, Product, TcbVersion},
     limits::JOBS_PER_ATTESTATION_MAX,
     record::RecordKind,
-    sign::Bytes,
     wire::{Answer, Command, LinkState},
 };
 use toani_simulator::{Chip, Guest, Platform, SnpRevocations, Validity};
@@ -148,10 +147,7 @@ fn a_list_that_asks_for_more_is_kept_to() {
         }),
         ("newer revocations", |list, _| AdmissionList { min_crl_number: Some(2), ..list }),
         ("no level that this proves", |list, _| AdmissionList {
-            sandboxes: vec![AdmittedSandbox {
-                launch_digest: Bytes(DIGEST.to_vec()),
-                level: SandboxLevel::Snp,
-            }],
+            sandboxes: vec![admitted(DIGEST, SandboxLevel::Snp)],
             ..list
         }),
     ];

@@ -7,8 +7,8 @@ use toani_protocol::{
     canonical,
     instance::{AdmissionList, AdmittedSandbox},
     job::{JobEnd, JobOutcome, OutcomeMessage},
-    limits::ARRIVED_BYTES_MAX,
-    record::Outcome,
+    limits::{ARRIVED_BYTES_MAX, CONNECTIONS_MAX},
+    record::{Connection, Outcome},
     sign::{Bytes, Label, Signed},
     wire::{self, Answer, Command, LinkState},
 };
@@ -22,14 +22,45 @@ fn a_sandbox_that_is_not_admitted_does_not_connect() {
     assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted));
 }
 
+/// `snp` is AMD's word, and the roots here are a simulator's.
 #[test]
 fn a_level_that_nothing_proves_is_not_believed() {
-    for level in [SandboxLevel::Gvisor, SandboxLevel::Vm, SandboxLevel::Snp] {
-        let mut world = World::born();
-        let launch_digest = Bytes(DIGEST.to_vec());
-        let sandboxes = vec![AdmittedSandbox { launch_digest, level }];
-        world.ok(admit(AdmissionList { sandboxes, ..world.admission_list(1) }));
-        assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted), "{level:?}");
+    let mut world = World::born();
+    let sandboxes = vec![admitted(DIGEST, SandboxLevel::Snp)];
+    world.ok(admit(AdmissionList { sandboxes, ..world.admission_list(1) }));
+    assert_eq!(world.try_connect(), Err(Reason::SandboxNotAdmitted));
+}
+
+/// Below `snp` a level is the operators' word for a launch digest: no less counts as it, and no
+/// more than it is believed.
+#[test]
+fn a_sandbox_is_at_the_level_of_its_own_entry() {
+    let levels = [
+        ("native", SandboxLevel::Native),
+        ("gvisor", SandboxLevel::Gvisor),
+        ("vm", SandboxLevel::Vm),
+    ];
+    for (_, level) in levels {
+        let mut world = World::new();
+        // Another entry says nothing of this one.
+        let other = admitted(digest(b"other"), SandboxLevel::Vm);
+        let sandboxes = vec![other, admitted(DIGEST, level)];
+        world.ok(admit(AdmissionList { sandboxes, ..world.admission_list(2) }));
+        world.connect();
+        for (version, (name, least)) in (2..).zip(levels) {
+            let mut document = policy_document(version);
+            let read = &mut document["services"]["broker"]["actions"]["read_balance"];
+            read["least"] = json!({"sandbox": name});
+            world.activate(document).unwrap();
+            let key = format!("k{version}");
+            if level < least {
+                assert_eq!(world.refusal(&key), Reason::AssuranceSandbox, "{level:?} as {name}");
+            } else {
+                let redeemed = world.started(&key);
+                let result = world.run(&redeemed, &answered(200, json!({"balance": 1})));
+                assert_eq!(result.receipt.payload.assurance.sandbox, level);
+            }
+        }
     }
 }
 
@@ -61,7 +92,8 @@ fn an_admission_list_needs_the_operators_and_the_instance() {
     // Ids of other lengths name nothing.
     let short = || vec![Bytes(vec![7; 47])];
     lists.push(admit(AdmissionList { chips: short(), ..list(here) }));
-    let sandbox = |launch_digest| AdmittedSandbox { launch_digest, level: SandboxLevel::Native };
+    let sandbox =
+        |launch_digest| AdmittedSandbox { launch_digest, ..admitted(DIGEST, SandboxLevel::Native) };
     let sandboxes = short().into_iter().map(sandbox).collect();
     lists.push(admit(AdmissionList { sandboxes, ..list(here) }));
     for list in lists {
@@ -90,6 +122,31 @@ fn a_job_goes_to_the_sandbox_that_was_promised() {
     assert_eq!(world.release(&execution).unwrap_err(), Reason::SandboxUnavailable);
     let (finished, _) = world.finish(&execution, None).unwrap();
     assert_eq!(finished.outcome, Outcome::Aborted, "nothing ever left");
+}
+
+/// The list admits the same sandbox with another root file system before the job has left: what was
+/// promised is not what would run.
+#[test]
+fn a_job_goes_with_the_root_file_system_that_was_promised() {
+    let mut world = World::new();
+    let execution = world.started("k1").execution;
+    world.durable();
+    let root_file_system = Hash::of(b"another");
+    let other = AdmittedSandbox { root_file_system, ..admitted(DIGEST, SandboxLevel::Native) };
+    world.ok(admit(AdmissionList { sandboxes: vec![other], ..world.admission_list(2) }));
+    assert_eq!(world.link, LinkState::Ended, "it is not admitted as what it was");
+    world.connect();
+    assert_eq!(world.release(&execution).unwrap_err(), Reason::SandboxUnavailable);
+    // A new execution is promised the new one.
+    let redeemed = world.started("k2");
+    assert_eq!(world.last_record().about.root_file_system, Some(root_file_system));
+    world.durable();
+    let job = world.release(&redeemed.execution).unwrap();
+    assert_eq!(job.root_file_system, root_file_system);
+    // With the old one back, so is the way of the job.
+    world.ok(world.admission(3, vec![DIGEST]));
+    world.connect();
+    assert_eq!(world.release(&execution).unwrap().root_file_system, ROOT_FILE_SYSTEM);
 }
 
 #[test]
@@ -249,6 +306,66 @@ fn an_aborted_execution_releases_nothing() {
     let Ok(Answer::Finished(finished)) = world.call(abort) else { panic!() };
     assert_eq!(finished.outcome, Outcome::Aborted);
     assert_eq!(world.release(&execution).unwrap_err(), Reason::ExecutionNotFound);
+}
+
+/// An outcome with connections that cannot have been is not believed, whatever else it says.
+#[test]
+fn connections_that_cannot_have_been_make_an_outcome_unknown() {
+    type Lie = fn(&mut Vec<Connection>);
+    let lies: [(&str, Lie); 6] = [
+        ("another host", |opened| opened[0].host = "evil.example".into()),
+        ("another spelling", |opened| opened[0].host = "api.broker.example.".into()),
+        ("another port", |opened| opened[0].port = 444),
+        ("a second one elsewhere", |opened| {
+            opened.push(Connection { port: 80, ..connection() });
+        }),
+        ("too many", |opened| opened.resize(CONNECTIONS_MAX + 1, connection())),
+        ("more bytes than numbers", |opened| opened[0].bytes_in = 1 << 53),
+    ];
+    let mut world = World::new();
+    for (what, lie) in lies {
+        let redeemed = world.started(&what.replace(' ', ""));
+        let mut outcome = answered(200, json!({"balance": 1}));
+        lie(&mut outcome.connections);
+        let result = world.run(&redeemed, &outcome);
+        assert_eq!((result.outcome, result.result), (Outcome::Unknown, None), "{what}");
+        assert_eq!(result.receipt.payload.connections, [], "{what}");
+        assert_eq!(world.last_record().about.connections, None, "{what}");
+    }
+    // As many as there may be, with as many bytes.
+    let redeemed = world.started("most");
+    let most = Connection { bytes_out: (1 << 53) - 1, ..connection() };
+    let outcome = JobOutcome {
+        connections: vec![most; CONNECTIONS_MAX],
+        ..answered(200, json!({"balance": 1}))
+    };
+    let result = world.run(&redeemed, &outcome);
+    assert_eq!(result.outcome, Outcome::Succeeded);
+    assert_eq!(result.receipt.payload.connections, outcome.connections);
+}
+
+#[test]
+fn receipt_and_record_count_the_connections() {
+    let mut world = World::new();
+    for (outcome, expected) in [
+        (answered(200, json!({"balance": 1})), Some(vec![connection()])),
+        (JobOutcome { secret_seen: true, ..answered(200, json!({})) }, Some(vec![connection()])),
+        (ended(JobEnd::TimedOut, true), Some(vec![connection()])),
+        (ended(JobEnd::Unreachable, false), None),
+    ] {
+        let redeemed = world.started(&format!("k{}", world.log.len()));
+        let receipt = world.run(&redeemed, &outcome).receipt.payload;
+        let about = world.last_record().about;
+        assert_eq!(about.connections, expected);
+        assert_eq!(receipt.connections, expected.unwrap_or_default());
+        assert_eq!(receipt.root_file_system, ROOT_FILE_SYSTEM);
+        let leaf = String::from_utf8(world.log.last().unwrap().clone()).unwrap();
+        assert_eq!(leaf.contains("connections"), outcome.connected(), "left out if there is none");
+        let records = world.records();
+        let started = &records[usize::try_from(receipt.started).unwrap()].about;
+        assert_eq!(started.root_file_system, Some(ROOT_FILE_SYSTEM));
+        assert_eq!(about.root_file_system, Some(ROOT_FILE_SYSTEM));
+    }
 }
 
 #[test]

@@ -329,10 +329,7 @@ impl<E: Answers> World<E> {
     }
 
     pub fn admission(&self, version: u64, digests: Vec<LaunchDigest>) -> Command {
-        let admitted = |digest: LaunchDigest| AdmittedSandbox {
-            launch_digest: Bytes(digest.to_vec()),
-            level: SandboxLevel::Native,
-        };
+        let admitted = |digest| admitted(digest, SandboxLevel::Native);
         let sandboxes = digests.into_iter().map(admitted).collect();
         admit(AdmissionList { sandboxes, ..self.admission_list(version) })
     }
@@ -344,10 +341,7 @@ impl<E: Answers> World<E> {
             instance: self.facts().instance,
             version,
             enclaves: vec![self.measurement],
-            sandboxes: vec![AdmittedSandbox {
-                launch_digest: Bytes(DIGEST.to_vec()),
-                level: SandboxLevel::Native,
-            }],
+            sandboxes: vec![admitted(DIGEST, SandboxLevel::Native)],
             chips: vec![Bytes(chip().id.to_vec())],
             min_tcb: TcbVersion::default(),
             refused_products: vec![],

@@ -7,6 +7,7 @@ use toani_protocol::{
     evidence::{BootKeys, ReportData, Role, report_data, sandbox_report_data},
     instance::{LaunchDigest, Product},
     job::{JobMessage, OutcomeMessage},
+    record::Connection,
     wire::{LinkState, LinkStep},
 };
 use toani_simulator::{Chip, Guest, Platform as Silicon, SnpRevocations};
@@ -19,6 +20,15 @@ use super::*;
 
 /// What runs in the sandbox of these worlds.
 pub const DIGEST: LaunchDigest = [0x5b; 48];
+
+/// What its containers run.
+pub const ROOT_FILE_SYSTEM: Hash = Hash::new([0x5f; 32]);
+
+/// One entry of an admission list.
+pub fn admitted(launch_digest: LaunchDigest, level: SandboxLevel) -> AdmittedSandbox {
+    let launch_digest = Bytes(launch_digest.to_vec());
+    AdmittedSandbox { launch_digest, level, root_file_system: ROOT_FILE_SYSTEM }
+}
 
 /// Of something else.
 pub fn digest(what: &[u8]) -> LaunchDigest {
@@ -310,16 +320,16 @@ pub fn outcome_of(job: &JobMessage, outcome: &JobOutcome) -> OutcomeMessage {
     OutcomeMessage { execution, jti, outcome: outcome.clone() }
 }
 
+/// A connection to the broker.
+pub fn connection() -> Connection {
+    Connection { host: "api.broker.example".into(), port: 443, bytes_out: 100, bytes_in: 200 }
+}
+
 pub fn answered(status: u16, body: Value) -> JobOutcome {
-    JobOutcome {
-        end: JobEnd::Response { status, body: body.to_string().into_bytes() },
-        secret_seen: false,
-        connected: true,
-        bytes_out: 100,
-        bytes_in: 100,
-    }
+    ended(JobEnd::Response { status, body: body.to_string().into_bytes() }, true)
 }
 
 pub fn ended(end: JobEnd, connected: bool) -> JobOutcome {
-    JobOutcome { end, secret_seen: false, connected, bytes_out: 0, bytes_in: 0 }
+    let connections = connected.then(connection).into_iter().collect();
+    JobOutcome { end, secret_seen: false, connections }
 }
