@@ -6,7 +6,11 @@ mod agent;
 mod floor;
 mod processors;
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -20,6 +24,8 @@ const ROUNDS: usize = 100;
 /// Rounds at c = 16, each of so many at once.
 const ROUNDS_AT_ONCE: usize = 20;
 const AT_ONCE: usize = 16;
+/// Longer than it takes until another container waits.
+const REFILL: Duration = Duration::from_millis(250);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -50,36 +56,70 @@ fn bench() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let programs = programs()?;
     let upstream = Brokerage::start(&programs, TOKEN, 0)?;
-    let mut plane = Plane::init(&programs, &home.path().join("home"))?;
-    plane.serve()?;
-    plane.furnish(&upstream, TOKEN)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let agent = Agent::new(&plane)?;
+    let [mut native, mut gvisor] =
+        [plane("native", home.path(), &upstream)?, plane("gvisor", home.path(), &upstream)?];
+    let (agent, gvisor_agent) = (Agent::new(&native)?, Agent::new(&gvisor)?);
     let floor = Floor::new(home.path(), &upstream, TOKEN);
 
-    let mut rows = Vec::new();
+    let mut whole = Vec::new();
     for (at_once, rounds) in [(1, ROUNDS), (AT_ONCE, ROUNDS_AT_ONCE)] {
-        let (mut ours, mut floors) = (Side::default(), Side::default());
-        // The first round warms up and is not counted.
-        for round in 0..=rounds {
-            let one = Round::of(|| runtime.block_on(agent.run(at_once)))?;
-            let other = Round::of(|| floor.run(at_once))?;
-            if round > 0 {
-                ours.add(&one);
-                floors.add(&other);
-            }
-        }
+        let [ours, floors] = beside(
+            rounds,
+            Duration::ZERO,
+            || runtime.block_on(agent.run(at_once)),
+            || floor.run(at_once),
+        )?;
         let (ours_ms, floor_ms) = (ours.median_ms()?, floors.median_ms()?);
-        rows.push(json!({
+        whole.push(json!({
             "at_once": at_once, "execution_ms": ours_ms, "floor_ms": floor_ms,
             "ratio": ours_ms / floor_ms, "goal": 1.5,
             "execution_busy": ours.busy(), "floor_busy": floors.busy(),
             "work_ratio": ours.worked_ms / floors.worked_ms,
         }));
     }
-    say(&json!({ "whole": rows }));
-    anyhow::ensure!(plane.stop()? == 0, "the plane did not stop cleanly");
+    // Slowly enough that containers wait: what it costs to refill is measured by itself.
+    let [by_gvisor, by_native] = beside(
+        ROUNDS,
+        REFILL,
+        || runtime.block_on(gvisor_agent.run(1)),
+        || runtime.block_on(agent.run(1)),
+    )?;
+    let (by_gvisor, by_native) = (by_gvisor.median_ms()?, by_native.median_ms()?);
+    say(&json!({ "whole": whole, "gvisor": {
+        "execution_ms": by_gvisor, "native_ms": by_native, "ratio": by_gvisor / by_native, "goal": 1.5,
+    }}));
+    for plane in [&mut native, &mut gvisor] {
+        anyhow::ensure!(plane.stop()? == 0, "the plane did not stop cleanly");
+    }
     Ok(())
+}
+
+/// A plane whose connectors are held by this.
+fn plane(sandbox: &'static str, home: &Path, upstream: &Brokerage) -> anyhow::Result<Plane> {
+    let mut plane = Plane::init(&programs()?, &home.join(sandbox))?;
+    plane.held_by(sandbox);
+    plane.serve()?;
+    plane.furnish(upstream, TOKEN)?;
+    Ok(plane)
+}
+
+/// Both sides, one after the other in each round, which begins after a pause; the first round warms up and is not counted.
+fn beside(
+    rounds: usize,
+    pause: Duration,
+    mut one: impl FnMut() -> anyhow::Result<()>,
+    mut other: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<[Side; 2]> {
+    let mut sides = [Side::default(), Side::default()];
+    for round in 0..=rounds {
+        std::thread::sleep(pause);
+        let taken = [Round::of(&mut one)?, Round::of(&mut other)?];
+        if round > 0 {
+            sides.iter_mut().zip(&taken).for_each(|(side, round)| side.add(round));
+        }
+    }
+    Ok(sides)
 }
 
 /// One round of one side.

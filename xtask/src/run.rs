@@ -84,7 +84,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Five programs, each with its own floor in the same run; each prints JSON.
+/// Six programs, each with its own floor in the same run; each prints JSON.
 pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     build_binaries()?;
     cargo(&["build", "--release", "--quiet", "-p", BENCH_PACKAGE])?;
@@ -96,6 +96,9 @@ pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
     cargo_with(&whole, &[(PROGRAMS_VARIABLE, programs)])?;
     step("the image in the simulator, over the same code as a library; threads; a boot");
     bench_image(programs)?;
+    step("containers of gVisor, beside podman, runc and runsc run (less than a minute)");
+    let containers = ["bench", "--quiet", "-p", "toani-sandbox", "--bench", "containers"];
+    cargo_with(&containers, &[(PROGRAMS_VARIABLE, programs)])?;
     step("the core, over its cryptographic primitives; and whether it stays flat");
     cargo(&["bench", "--quiet", "-p", "toani-enclave", "--bench", "core"])?;
     step("the channel between attested sides, over plain TLS and over the bare AEAD");

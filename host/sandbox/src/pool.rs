@@ -20,6 +20,9 @@ use crate::{
 
 /// Containers that wait, of each size that was asked for lately.
 pub const WAITING_MAX: usize = 8;
+/// If fewer wait, more are prepared at once, and else when a job has ended: it has the processors to
+/// itself meanwhile.
+const LOW: usize = WAITING_MAX / 2;
 /// Sizes that containers wait for; the one that was asked for longest ago makes room.
 const SIZES_MAX: usize = 8;
 /// A container that has waited for so long is ended unused, when one of its size is asked for.
@@ -73,7 +76,9 @@ impl<D: Driver> Pool<D> {
     /// A container that was never used: one that waits, or a new one.
     pub(crate) async fn take(&self, size: Size) -> Result<D::Parked, PrepareError> {
         let waiting = self.pop(size);
-        self.fill(size);
+        if self.waiting(size) < LOW {
+            self.fill(size);
+        }
         if let Some(parked) = waiting {
             return Ok(parked);
         }
@@ -102,6 +107,12 @@ impl<D: Driver> Pool<D> {
         }
     }
 
+    fn waiting(&self, size: Size) -> usize {
+        let shelves = lock(&self.shelves);
+        let shelf = shelves.iter().find(|shelf| shelf.size == size);
+        shelf.map_or(0, |shelf| shelf.waiting.len())
+    }
+
     fn pop(&self, size: Size) -> Option<D::Parked> {
         let mut thrown = Vec::new();
         let mut shelves = lock(&self.shelves);
@@ -127,7 +138,7 @@ impl<D: Driver> Pool<D> {
     }
 
     /// Lets containers be prepared until enough wait, on a task that ends with the pool.
-    fn fill(&self, size: Size) {
+    pub(crate) fn fill(&self, size: Size) {
         let mut shelves = lock(&self.shelves);
         let shelf = shelves.iter_mut().find(|shelf| shelf.size == size);
         let Some(shelf) = shelf.filter(|shelf| !shelf.filling) else { return };
@@ -280,9 +291,27 @@ mod tests {
         for expected in 0..3 * WAITING_MAX {
             let given = pool.take(Size::default()).await.unwrap();
             assert_eq!(given.number, expected);
+            pool.fill(Size::default());
             filled(&pool, Size::default()).await;
         }
         assert_eq!(pool.driver.prepared.load(Ordering::Relaxed), 4 * WAITING_MAX);
+    }
+
+    #[tokio::test]
+    async fn more_come_at_once_when_few_wait_and_else_when_they_are_asked_for() {
+        let pool = Pool::new(Arc::new(Counting::new()));
+        filled(&pool, Size::default()).await;
+        let prepared = || pool.driver.prepared.load(Ordering::Relaxed);
+        for _ in LOW..WAITING_MAX {
+            drop(pool.take(Size::default()).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((pool.waiting(Size::default()), prepared()), (LOW, WAITING_MAX));
+        drop(pool.take(Size::default()).await.unwrap());
+        filled(&pool, Size::default()).await;
+        drop(pool.take(Size::default()).await.unwrap());
+        pool.fill(Size::default());
+        filled(&pool, Size::default()).await;
     }
 
     #[tokio::test]

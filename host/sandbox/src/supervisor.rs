@@ -252,8 +252,13 @@ async fn run<D: Driver>(
         log(&format!("execution {execution}: its root file system is not the one that is here"));
         return execution::not_run();
     }
-    match pool.take(work.size()).await {
-        Ok(parked) => parked.run(work).await,
+    let size = work.size();
+    match pool.take(size).await {
+        Ok(parked) => {
+            let outcome = parked.run(work).await;
+            pool.fill(size);
+            outcome
+        }
         Err(error) => {
             log(&format!("execution {execution}: {error}"));
             execution::not_run()
