@@ -18,6 +18,7 @@
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
 //!   [`address`] says which addresses it may lead to.
+//! - [`guest`]: what is another way for a supervisor in a virtual machine.
 //! - [`scrub`]: whether a secret is in what came back.
 
 pub mod address;
@@ -28,6 +29,7 @@ pub mod door;
 pub mod driver;
 pub mod evidence;
 pub mod execution;
+pub mod guest;
 pub mod gvisor;
 pub mod measurement;
 pub mod messages;
