@@ -2,6 +2,7 @@
 
 mod check;
 mod gates;
+mod guest;
 mod image;
 mod lexer;
 mod repo;
@@ -30,6 +31,10 @@ pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
     ),
     ("image", "build the enclave's image and print its MRENCLAVE (--bless: commit to it)"),
     ("image connector", "build the connectors' root file system and print its digest (--twice)"),
+    (
+        "image guest",
+        "build the virtual machine for containers and print its launch digest (--twice, --snp)",
+    ),
     ("bench", "the benchmarks, as JSON"),
     ("fuzz", "the mutation fuzzers for longer (TOANI_FUZZ_EXECUTIONS=1000000)"),
 ];
@@ -59,6 +64,7 @@ fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
         "test" => run::test(rest),
         "image" => match rest.split_first() {
             Some((kind, rest)) if kind == "connector" => root_file_system::connector(rest),
+            Some((kind, rest)) if kind == "guest" => guest::image(rest),
             _ => image::image(rest),
         },
         "check" => check::run(rest),

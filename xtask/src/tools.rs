@@ -4,7 +4,7 @@ use std::{os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::step;
+use crate::{guest, run::step};
 
 /// A program, the Debian package that brings it, and what else that package does.
 const TOOLS: &[(&str, &str, &str)] = &[
@@ -16,18 +16,34 @@ const TOOLS: &[(&str, &str, &str)] = &[
         "; where systemd runs, the package also starts a Redis on 127.0.0.1:6379, which no test \
          needs: systemctl disable --now redis-server",
     ),
+    ("qemu-system-x86_64", "qemu-system-x86", " without a display"),
+    // Modules of some kernels are compressed by it.
+    ("xz", "xz-utils", ""),
 ];
 
-/// Installs what is missing, or says how. A test that needs what is still missing then fails.
+/// Installs what is missing, or says how, and fetches what a guest is made of. A test that needs
+/// what is still missing then fails.
 pub(crate) fn setup() -> Result<()> {
+    programs()?;
+    let can_update = is_root() && is_there("apt-get");
+    let fetched = match guest::fetch() {
+        // Package lists may be old, or not there at all.
+        Err(_) if can_update => apt(&["update", "-qq"]).and_then(|()| guest::fetch()),
+        other => other,
+    };
+    if let Err(error) = fetched {
+        println!("note: no guest can be built: {error:#}");
+    }
+    Ok(())
+}
+
+fn programs() -> Result<()> {
     let missing: Vec<_> = TOOLS.iter().filter(|(program, ..)| !is_there(program)).collect();
     let packages: Vec<_> = missing.iter().map(|(_, package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    // The owner of this process's folder in /proc is its effective user.
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    if !is_root || !is_there("apt-get") {
+    if !is_root() || !is_there("apt-get") {
         let packages = packages.join(" ");
         println!(
             "note: tests need {packages}: sudo apt-get update && sudo apt-get install -y {packages}"
@@ -49,6 +65,11 @@ fn apt(arguments: &[&str]) -> Result<()> {
         true => Ok(()),
         false => bail!("apt-get {} failed", arguments.join(" ")),
     }
+}
+
+/// The owner of this process's folder in /proc is its effective user.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 fn is_there(program: &str) -> bool {

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use toani_protocol::assurance::SandboxLevel;
-use toani_sandbox::DriverKind;
+use toani_sandbox::{
+    DriverKind,
+    vm::{Accelerator, VmPaths},
+};
 
 const RUNSC: &str = "runsc";
+const GUEST: &str = "guest";
 
 /// The levels at which a process of this machine can hold connectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -16,6 +20,8 @@ pub(crate) enum Sandbox {
     Gvisor,
     /// Linux namespaces and a filter of system calls.
     Native,
+    /// A virtual machine, and in it one of the others, as it was built.
+    Vm,
 }
 
 impl Sandbox {
@@ -23,6 +29,7 @@ impl Sandbox {
         match self {
             Self::Gvisor => SandboxLevel::Gvisor,
             Self::Native => SandboxLevel::Native,
+            Self::Vm => SandboxLevel::Vm,
         }
     }
 }
@@ -32,6 +39,27 @@ pub(crate) struct Runtime {
     /// gVisor's runtime; by default the one beside the programs, else the one on PATH.
     #[arg(long, value_name = "FILE")]
     runsc: Option<PathBuf>,
+    /// The guest of --sandbox vm; by default the one beside the programs.
+    #[arg(long, value_name = "FOLDER")]
+    guest: Option<PathBuf>,
+    /// What runs the guest's instructions: the processor, or an emulator, which is many times slower.
+    #[arg(long, value_enum, default_value_t = Accel::Kvm)]
+    accel: Accel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Accel {
+    Kvm,
+    Tcg,
+}
+
+impl From<Accel> for Accelerator {
+    fn from(accel: Accel) -> Self {
+        match accel {
+            Accel::Kvm => Self::Kvm,
+            Accel::Tcg => Self::Tcg,
+        }
+    }
 }
 
 impl Runtime {
@@ -39,6 +67,11 @@ impl Runtime {
     pub(crate) fn driver(self, sandbox: Sandbox, programs: &Path) -> anyhow::Result<DriverKind> {
         match sandbox {
             Sandbox::Native => Ok(DriverKind::Native),
+            Sandbox::Vm => Ok(DriverKind::Vm(VmPaths {
+                guest: std::path::absolute(self.guest.unwrap_or_else(|| programs.join(GUEST)))?,
+                qemu: None,
+                accelerator: self.accel.into(),
+            })),
             Sandbox::Gvisor => Ok(DriverKind::Gvisor { runsc: self.found(programs)? }),
         }
     }

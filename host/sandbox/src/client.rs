@@ -21,9 +21,10 @@ use tokio::{
 use crate::{
     driver::DriverKind,
     messages::{self, FromSupervisor, ToSupervisor},
+    vm,
 };
 
-/// Longest time from starting a supervisor to its word that it is ready.
+/// Longest time from starting a supervisor to its word that it is ready, where it is a process.
 const READY_MS_MAX: u64 = 20_000;
 /// Messages that wait for the supervisor; more is a supervisor that has stopped reading.
 const OUTGOING_MAX: usize = 4_096;
@@ -36,7 +37,7 @@ pub struct SupervisorPaths {
     /// `toani-sandbox`.
     pub supervisor: PathBuf,
     pub driver: DriverKind,
-    /// What containers run, see [`root`](crate::root).
+    /// What containers run, see [`root`](crate::root). A virtual machine has its own.
     pub root_file_system: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor.
     pub simulated_chip: Option<PathBuf>,
@@ -98,9 +99,9 @@ impl SupervisorClient {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let (mut input, output) = UnixStream::from_std(ours)?.into_split();
-        let (pid, gone) = start(paths, theirs).await?;
+        let (pid, gone) = start(command(paths), theirs).await?;
         let first = messages::read::<FromSupervisor>(&mut input);
-        let launch_digest = match timeout(Duration::from_millis(READY_MS_MAX), first).await {
+        let launch_digest = match timeout(ready_max(&paths.driver), first).await {
             Ok(Ok(FromSupervisor::Ready { launch_digest })) => launch_digest,
             Ok(Ok(FromSupervisor::CannotStart(why))) => return Err(SpawnError::CannotStart(why)),
             _ => return Err(SpawnError::NotReady),
@@ -137,22 +138,36 @@ impl SupervisorClient {
     }
 }
 
+fn command(paths: &SupervisorPaths) -> Command {
+    let mut command = Command::new(&paths.supervisor);
+    let root = paths.root_file_system.as_os_str();
+    match &paths.driver {
+        DriverKind::Native => command.args(["supervise".as_ref(), "native".as_ref(), root]),
+        DriverKind::Gvisor { runsc } => {
+            command.args(["supervise".as_ref(), "gvisor".as_ref(), runsc.as_os_str(), root])
+        }
+        DriverKind::Vm(paths) => command.args(paths.arguments()),
+    };
+    if let Some(machine) = &paths.simulated_chip {
+        command.arg("--simulated-chip").arg(machine);
+    }
+    command
+}
+
+fn ready_max(driver: &DriverKind) -> Duration {
+    match driver {
+        DriverKind::Native | DriverKind::Gvisor { .. } => Duration::from_millis(READY_MS_MAX),
+        DriverKind::Vm(_) => vm::READY_WITH_HOST,
+    }
+}
+
 /// Starts the process on a thread that lives as long as it does: the supervisor asks to be killed
 /// when the thread that started it ends.
 async fn start(
-    paths: &SupervisorPaths,
+    mut command: Command,
     stream: StdStream,
 ) -> std::io::Result<(u32, watch::Receiver<bool>)> {
-    let mut command = Command::new(&paths.supervisor);
     command
-        .arg("supervise")
-        .args(driver_arguments(&paths.driver))
-        .arg(&paths.root_file_system)
-        .args(
-            paths.simulated_chip.iter().flat_map(|machine| {
-                [std::ffi::OsStr::new("--simulated-chip"), machine.as_os_str()]
-            }),
-        )
         .env_clear()
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(stream)))
         .stdout(Stdio::null());
@@ -175,13 +190,6 @@ async fn start(
     })?;
     let pid = start.await.map_err(std::io::Error::other)??;
     Ok((pid, gone))
-}
-
-fn driver_arguments(driver: &DriverKind) -> Vec<&std::ffi::OsStr> {
-    match driver {
-        DriverKind::Native => vec!["native".as_ref()],
-        DriverKind::Gvisor { runsc } => vec!["gvisor".as_ref(), runsc.as_os_str()],
-    }
 }
 
 async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<ToSupervisor>) {

@@ -9,7 +9,7 @@ use toani_protocol::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
-use crate::{execution::Work, root::PROGRAM};
+use crate::{execution::Work, root::PROGRAM, vm::VmPaths};
 
 /// Which driver, and what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +21,17 @@ pub enum DriverKind {
         /// Its program.
         runsc: PathBuf,
     },
+    /// A virtual machine, in which a supervisor with one of the others runs.
+    Vm(VmPaths),
 }
 
 impl DriverKind {
-    /// The file that containers run under it, where the plane's programs are.
-    pub const fn root_file_system(&self) -> &'static str {
+    /// The file that containers run under it, from where the plane's programs are.
+    pub fn root_file_system(&self) -> PathBuf {
         match self {
-            Self::Native => PROGRAM,
-            Self::Gvisor { .. } => "connector.erofs",
+            Self::Native => PROGRAM.into(),
+            Self::Gvisor { .. } => "connector.erofs".into(),
+            Self::Vm(paths) => paths.root_file_system(),
         }
     }
 }

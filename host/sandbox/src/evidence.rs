@@ -12,7 +12,7 @@ use toani_simulator::{Authority, Chip, Guest, SnpRevocations};
 pub struct EvidenceError(pub String);
 
 impl EvidenceError {
-    fn because(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn because(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
 }

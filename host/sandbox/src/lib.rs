@@ -18,6 +18,8 @@
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
 //!   [`address`] says which addresses it may lead to.
+//! - [`vm`]: a supervisor in a virtual machine, started and measured from outside; [`guest`] is what
+//!   is another way in there.
 //! - [`scrub`]: whether a secret is in what came back.
 
 pub mod address;
@@ -28,6 +30,7 @@ pub mod door;
 pub mod driver;
 pub mod evidence;
 pub mod execution;
+pub mod guest;
 pub mod gvisor;
 pub mod measurement;
 pub mod messages;
@@ -38,6 +41,7 @@ pub mod root;
 pub mod scrub;
 pub mod supervisor;
 mod syscalls;
+pub mod vm;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
 pub use driver::DriverKind;

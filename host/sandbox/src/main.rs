@@ -13,12 +13,13 @@ use rustix::{
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
     DriverKind,
-    evidence::SimulatedChip,
+    evidence::{EvidenceSource, SimulatedChip},
+    guest::{self, GuestEvidence},
     gvisor::{self, Ended, Gvisor},
     messages::{self, FromSupervisor},
     native::{self, Native},
     root::RootFileSystem,
-    supervisor,
+    supervisor, vm,
 };
 use tokio::net::UnixStream;
 
@@ -40,6 +41,12 @@ fn main() -> ExitCode {
         Some((mode, [])) if mode == native::LAUNCHER_MODE => native::launcher(),
         Some((mode, rest)) if mode == gvisor::LAUNCHER_MODE => gvisor::launcher(rest),
         Some((mode, rest)) if mode == "supervise" => Supervise::read(rest).and_then(supervise),
+        Some((mode, rest)) if mode == "guest" => InGuest::read(rest).and_then(in_guest),
+        Some((mode, rest)) if mode == "vm" => host_of_guest(rest),
+        Some((mode, rest)) if mode == vm::LAUNCHER_MODE => {
+            vm::launcher(rest).map(|never| match never {}).context("cannot execute QEMU")
+        }
+        Some((mode, rest)) if mode == "vm-digest" => digest(rest),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {
@@ -54,15 +61,15 @@ fn main() -> ExitCode {
 const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
     {native | gvisor RUNSC} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
 
-/// What to supervise with.
-struct Supervise {
+/// What containers are made of.
+struct Containers {
     driver: DriverKind,
     root_file_system: PathBuf,
-    simulated_chip: Option<PathBuf>,
 }
 
-impl Supervise {
-    fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
+impl Containers {
+    /// And what is said after them.
+    fn read(arguments: &[OsString]) -> anyhow::Result<(Self, &[OsString])> {
         let (driver, rest) = match arguments {
             [driver, rest @ ..] if driver == "native" => (DriverKind::Native, rest),
             [driver, runsc, rest @ ..] if driver == "gvisor" => {
@@ -70,12 +77,44 @@ impl Supervise {
             }
             _ => bail!(USAGE),
         };
-        let (root, simulated_chip) = match rest {
-            [root] => (root, None),
-            [root, chip, machine] if chip == SIMULATED_CHIP => (root, Some(machine.into())),
+        let (root, rest) = rest.split_first().context(USAGE)?;
+        Ok((Self { driver, root_file_system: root.into() }, rest))
+    }
+}
+
+/// What to supervise with.
+struct Supervise {
+    containers: Containers,
+    simulated_chip: Option<PathBuf>,
+}
+
+impl Supervise {
+    fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
+        let (containers, rest) = Containers::read(arguments)?;
+        let simulated_chip = match rest {
+            [] => None,
+            [chip, machine] if chip == SIMULATED_CHIP => Some(machine.into()),
             _ => bail!(USAGE),
         };
-        Ok(Self { driver, root_file_system: root.into(), simulated_chip })
+        Ok(Self { containers, simulated_chip })
+    }
+}
+
+/// What a supervisor in a virtual machine works with: `--report port` or `--report tsm` comes from
+/// the kernel's command line.
+struct InGuest {
+    containers: Containers,
+    report: String,
+}
+
+impl InGuest {
+    fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
+        match Containers::read(arguments)? {
+            (containers, [named, report]) if named == "--report" => {
+                Ok(Self { containers, report: report.to_string_lossy().into_owned() })
+            }
+            _ => bail!(USAGE),
+        }
     }
 }
 
@@ -96,9 +135,86 @@ fn harden() -> rustix::io::Result<()> {
 }
 
 fn supervise(what: Supervise) -> anyhow::Result<()> {
+    protect()?;
+    let stream = gateway()?;
+    run(async move |ended| {
+        let stream = UnixStream::from_std(stream)?;
+        let started = async {
+            let machine = what.simulated_chip.as_deref().context(
+                "a supervisor has to prove what it is, and this one is in no SEV-SNP guest. Where \
+                 the instance lives on a simulated machine, --simulated-chip names it",
+            )?;
+            let (driver, launch_digest) = start(&what.containers).await?;
+            Ok((driver, SimulatedChip::of(machine, launch_digest)?, launch_digest))
+        };
+        serve(stream, started.await, ended).await
+    })
+}
+
+/// The guest's part of a supervisor in a virtual machine.
+fn in_guest(what: InGuest) -> anyhow::Result<()> {
+    protect()?;
+    let stream = guest::gateway().context("the gateway's port")?;
+    stream.set_nonblocking(true)?;
+    run(async move |ended| {
+        let stream = UnixStream::from_std(stream)?;
+        let started = async {
+            let (driver, _) = start(&what.containers).await?;
+            Ok((driver, GuestEvidence::of(&what.report)?, guest::UNKNOWN))
+        };
+        serve(stream, started.await, ended).await
+    })
+}
+
+/// The host's part of it.
+fn host_of_guest(words: &[OsString]) -> anyhow::Result<()> {
+    protect()?;
+    let options = vm::Options::read(words);
+    let stream = gateway()?;
+    run(async move |_| {
+        let mut stream = UnixStream::from_std(stream)?;
+        match options {
+            Ok(options) => Ok(vm::serve(stream, &options).await?),
+            Err(error) => refuse(&mut stream, &error.into()).await,
+        }
+    })
+}
+
+/// Prints what a guest is measured as.
+fn digest(words: &[OsString]) -> anyhow::Result<()> {
+    let (guest, firmware) = match words {
+        [named, guest] if named == "--guest" => (guest, None),
+        [named, guest, with, firmware] if named == "--guest" && with == "--firmware" => {
+            (guest, Some(PathBuf::from(firmware)))
+        }
+        _ => bail!("toani-sandbox vm-digest --guest FOLDER [--firmware FILE]"),
+    };
+    let mut image = vm::GuestImage::read(guest.as_ref())?;
+    let parts = image.parts;
+    let print = |name: &str, bytes: &[u8]| {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("{name:<10} {hex}");
+    };
+    print("vmlinuz", parts.kernel.as_bytes());
+    print("initrd", parts.initrd.as_bytes());
+    print("cmdline", parts.command_line.as_bytes());
+    print("simulated", &parts.simulated_digest());
+    if let Some(firmware) = firmware {
+        let machine = vm::Machine::usual(vm::Protection::Snp { firmware: firmware.clone() });
+        print("sev-snp", &image.with_firmware(&firmware, &machine)?);
+    }
+    Ok(())
+}
+
+fn protect() -> anyhow::Result<()> {
     harden().context("cannot protect the supervisor's memory")?;
     // A panic's message could hold what it tripped over.
     std::panic::set_hook(Box::new(|_| supervisor::log("a task panicked")));
+    Ok(())
+}
+
+/// The stream on descriptor 0.
+fn gateway() -> anyhow::Result<std::os::unix::net::UnixStream> {
     let stream = rustix::stdio::stdin()
         .try_clone_to_owned()
         .context("descriptor 0 is to be the gateway's stream")?;
@@ -106,9 +222,13 @@ fn supervise(what: Supervise) -> anyhow::Result<()> {
     stream.set_nonblocking(true)?;
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
+    Ok(stream)
+}
+
+fn run(work: impl AsyncFnOnce(&mut Option<Ended>) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut ended = None;
-    let end = runtime.block_on(serve(stream, &what, &mut ended));
+    let end = runtime.block_on(work(&mut ended));
     // A name that is still being resolved is nothing to wait for.
     runtime.shutdown_timeout(SHUTDOWN);
     // With the runtime everything that holds a container is gone, and so are they soon.
@@ -118,19 +238,14 @@ fn supervise(what: Supervise) -> anyhow::Result<()> {
     end
 }
 
-async fn serve(
-    stream: std::os::unix::net::UnixStream,
-    what: &Supervise,
+async fn serve<E: EvidenceSource>(
+    mut stream: UnixStream,
+    started: anyhow::Result<(Started, E, LaunchDigest)>,
     ended: &mut Option<Ended>,
 ) -> anyhow::Result<()> {
-    let mut stream = UnixStream::from_std(stream)?;
-    let (driver, source, launch_digest) = match start(what).await {
+    let (driver, source, launch_digest) = match started {
         Ok(started) => started,
-        Err(error) => {
-            let why = format!("{error:#}");
-            messages::write(&mut stream, &FromSupervisor::CannotStart(why.clone())).await?;
-            bail!(why)
-        }
+        Err(error) => return refuse(&mut stream, &error).await,
     };
     let source = Arc::new(source);
     match driver {
@@ -148,6 +263,13 @@ async fn serve(
     }
 }
 
+/// Says to the gateway why nothing can be started.
+async fn refuse(stream: &mut UnixStream, error: &anyhow::Error) -> anyhow::Result<()> {
+    let why = format!("{error:#}");
+    messages::write(stream, &FromSupervisor::CannotStart(why.clone())).await?;
+    bail!(why)
+}
+
 /// A driver that isolates here.
 enum Started {
     /// And what ends with its launcher.
@@ -155,11 +277,8 @@ enum Started {
     Gvisor(Gvisor, Ended),
 }
 
-async fn start(what: &Supervise) -> anyhow::Result<(Started, SimulatedChip, LaunchDigest)> {
-    let machine = what.simulated_chip.as_deref().context(
-        "a supervisor has to prove what it is, and this one is in no SEV-SNP guest. Where the \
-         instance lives on a simulated machine, --simulated-chip names it",
-    )?;
+/// And what this program is measured as, as a process.
+async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
     let root = RootFileSystem::open(&what.root_file_system)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
@@ -171,8 +290,9 @@ async fn start(what: &Supervise) -> anyhow::Result<(Started, SimulatedChip, Laun
             let runs = DriverKind::Gvisor { runsc: driver.runtime() };
             (Started::Gvisor(driver, ended), runs)
         }
+        DriverKind::Vm(_) => bail!(USAGE),
     };
     let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, root.digest())
         .context("cannot measure what runs")?;
-    Ok((driver, SimulatedChip::of(machine, launch_digest)?, launch_digest))
+    Ok((driver, launch_digest))
 }

@@ -6,7 +6,7 @@ use std::{fs::File, io, path::Path};
 use sha2::{Digest, Sha256, Sha384};
 use toani_protocol::{ids::Hash, instance::LaunchDigest};
 
-use crate::driver::DriverKind;
+use crate::{driver::DriverKind, vm::GuestImage};
 
 /// A label for each driver: a digest that is admitted for one is not admitted for another.
 const NATIVE: &str = "toani/v1/sandbox-native";
@@ -21,11 +21,16 @@ pub fn launch_digest(
     driver: &DriverKind,
     root_file_system: Hash,
 ) -> io::Result<LaunchDigest> {
-    let supervisor = hash_of(File::open(supervisor)?)?;
+    let supervisor = || hash_of(File::open(supervisor)?);
     Ok(match driver {
-        DriverKind::Native => combine(NATIVE, &[supervisor, root_file_system]),
+        DriverKind::Native => combine(NATIVE, &[supervisor()?, root_file_system]),
         DriverKind::Gvisor { runsc } => {
-            combine(GVISOR, &[supervisor, hash_of(File::open(runsc)?)?, root_file_system])
+            combine(GVISOR, &[supervisor()?, hash_of(File::open(runsc)?)?, root_file_system])
+        }
+        // Both programs are in the guest, and measured with it.
+        DriverKind::Vm(paths) => {
+            let image = GuestImage::read(&paths.guest).map_err(io::Error::other)?;
+            image.parts.simulated_digest()
         }
     })
 }

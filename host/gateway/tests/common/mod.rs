@@ -155,6 +155,7 @@ impl Instance {
                 level: match self.driver {
                     DriverKind::Native => SandboxLevel::Native,
                     DriverKind::Gvisor { .. } => SandboxLevel::Gvisor,
+                    DriverKind::Vm(_) => SandboxLevel::Vm,
                 },
                 root_file_system: root,
             }],

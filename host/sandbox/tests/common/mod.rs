@@ -92,7 +92,7 @@ fn image(program: &Path) -> PathBuf {
 pub(crate) fn root_of(driver: &DriverKind, program: &Path) -> PathBuf {
     match driver {
         DriverKind::Native => program.to_path_buf(),
-        DriverKind::Gvisor { .. } => image(program),
+        DriverKind::Gvisor { .. } | DriverKind::Vm(_) => image(program),
     }
 }
 

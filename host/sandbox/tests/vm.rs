@@ -1,0 +1,132 @@
+//! One whole execution in a virtual machine: a guest that is built here, booted under an emulator,
+//! and asked for a job over the attested channel.
+//!
+//! One boot for all of it: it is what takes the time.
+#![cfg(test)]
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::{
+    Bench, connector, gvisor, root_of, until,
+    upstream::{Identity, Upstream},
+};
+use toani_protocol::{
+    job::{JobEnd, JobOutcome},
+    policy::Injection,
+};
+use toani_sandbox::{
+    DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
+    vm::{Accelerator, GuestImage, VmPaths},
+};
+
+const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
+/// This machine's loopback addresses, as a guest of QEMU's user network sees them.
+const HOST: &str = "10.0.2.2";
+
+/// Builds the guest of the programs under test.
+fn guest() -> PathBuf {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (programs, guest) = (scratch.join("guest-programs"), scratch.join("guest"));
+    std::fs::create_dir_all(&programs).unwrap();
+    let supervisor = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
+    std::fs::copy(supervisor, programs.join("toani-sandbox")).unwrap();
+    let root = root_of(&gvisor(), &connector());
+    std::fs::copy(root, programs.join("connector.erofs")).unwrap();
+    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+    std::fs::copy(runsc, programs.join("runsc")).unwrap();
+    let target = supervisor.ancestors().nth(2).unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["run", "--quiet", "--package", "xtask", "--target-dir"]).arg(target);
+    build
+        .args(["--", "image", "guest", "--twice", "--programs"])
+        .arg(programs)
+        .arg("--output")
+        .arg(&guest);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            build.env_remove(&*name);
+        }
+    }
+    let built = build.status().unwrap();
+    assert!(built.success(), "no guest can be built; ./x setup fetches what it is made of");
+    guest
+}
+
+fn vm(guest: PathBuf) -> VmPaths {
+    VmPaths { guest, qemu: None, accelerator: Accelerator::Tcg }
+}
+
+fn paths(vm: VmPaths) -> SupervisorPaths {
+    let driver = DriverKind::Vm(vm);
+    let root_file_system = driver.root_file_system();
+    SupervisorPaths { driver, root_file_system, ..common::paths(connector()) }
+}
+
+#[tokio::test]
+async fn a_job_runs_in_the_guest_that_was_measured() {
+    let guest = guest();
+    let upstream =
+        Upstream::with(Identity { name: HOST, ..Identity::default() }, rustls::DEFAULT_VERSIONS)
+            .await;
+    let measured = GuestImage::read(&guest).unwrap().parts.simulated_digest();
+    // The enclave's end takes evidence of what the host says, which is what is in the folder.
+    let bench = Bench::new(paths(vm(guest))).await;
+    assert_eq!(bench.launch_digest, measured);
+
+    let mut plan = upstream.plan("/ok", Some(Injection::Bearer));
+    plan.endpoint.host = HOST.into();
+    // An emulator on a busy machine.
+    plan.class.timeout_ms = 100_000;
+    let outcome = bench.run(&plan, SECRET).await;
+    assert_eq!(outcome.end, JobEnd::Response { status: 200, body: b"{\"ok\":true}".to_vec() });
+    assert!(outcome.connected() && !outcome.secret_seen);
+    let request = upstream.last_request();
+    assert!(request.contains("\r\nauthorization: Bearer tok_live_Zm9v/+?42\r\n"), "{request}");
+
+    // The guest's own loopback addresses are none of this machine's.
+    plan.endpoint.host = "127.0.0.1".into();
+    let unreachable =
+        JobOutcome { end: JobEnd::Unreachable, secret_seen: false, connections: vec![] };
+    assert_eq!(bench.run(&plan, SECRET).await, unreachable);
+    // And private addresses are refused as anywhere, unless the policy names them.
+    plan.endpoint.host = HOST.into();
+    plan.endpoint.private = false;
+    assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::AddressRefused);
+    assert_eq!(upstream.count(), 1);
+
+    // With the gateway's stream everything ends, QEMU too.
+    let qemu = common::children_of(bench.client.pid());
+    assert_eq!(qemu.len(), 1, "this process has started QEMU and nothing else");
+    let client = bench.client.clone();
+    common::kill(client.pid());
+    client.gone().await;
+    until("QEMU has ended", || {
+        common::status(qemu[0], "State:").is_none_or(|state| state.starts_with('Z'))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_guest_from_starting_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["vmlinuz", "initrd", "cmdline"] {
+        std::fs::write(folder.path().join(part), part).unwrap();
+    }
+    let ends = VmPaths { qemu: Some("/bin/false".into()), ..vm(folder.path().into()) };
+    let nobody = SupervisorPaths { simulated_chip: None, ..paths(vm(folder.path().into())) };
+    for (paths, expected) in [
+        (paths(ends), "before it was ready (exit status: 1)"),
+        (nobody, "either a simulated chip, or SEV-SNP"),
+    ] {
+        match SupervisorClient::spawn(&paths).await {
+            Err(SpawnError::CannotStart(why)) => assert!(why.contains(expected), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
