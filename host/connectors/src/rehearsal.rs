@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use toani_protocol::{
@@ -25,6 +26,8 @@ pub fn rehearse() {
         // To memory: it cannot fail, and nobody reads it.
         let _ = tls.write_tls(&mut Vec::new());
     }
+    // The rest of the program's pages, where this may be asked for.
+    let _ = mlockall(MlockAllFlags::CURRENT);
 }
 
 fn plan() -> Plan {

@@ -65,6 +65,7 @@ pub(crate) const CONNECTOR: &[Allowed] = calls! {
     mmap = SYS_mmap when &[&[Without(2, libc::PROT_EXEC)]];
     mprotect = SYS_mprotect when &[&[Without(2, libc::PROT_EXEC)]];
     munmap = SYS_munmap;
+    mlockall = SYS_mlockall when &[&[Is(0, libc::MCL_CURRENT)]];
     mremap = SYS_mremap;
     madvise = SYS_madvise;
     futex = SYS_futex;

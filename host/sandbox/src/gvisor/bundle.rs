@@ -77,6 +77,7 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
                 limit("RLIMIT_NOFILE", OPEN_FILES_MAX.into()),
                 limit("RLIMIT_NPROC", size.processes.into()),
                 limit("RLIMIT_CORE", 0),
+                limit("RLIMIT_MEMLOCK", u64::from(size.memory_mib) << 20),
             ],
         },
         "mounts": [{
