@@ -30,13 +30,15 @@ pub fn read_job(mut input: impl Read) -> io::Result<ConnectorFrame> {
 /// # Errors
 /// The supervisor is gone, or the reply is larger than a frame may be.
 pub fn write_reply(mut output: impl Write, reply: &ConnectorReply) -> io::Result<()> {
-    let bytes = Zeroizing::new(wire::encode(reply).map_err(|_| io::ErrorKind::InvalidData)?);
-    if bytes.len() > FRAME_BYTES_MAX {
+    let reply = Zeroizing::new(wire::encode(reply).map_err(|_| io::ErrorKind::InvalidData)?);
+    if reply.len() > FRAME_BYTES_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    output.write_all(&length.to_le_bytes())?;
-    output.write_all(&bytes)?;
+    let length = u32::try_from(reply.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut frame = Zeroizing::new(Vec::with_capacity(FRAME_PREFIX_BYTES + reply.len()));
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&reply);
+    output.write_all(&frame)?;
     output.flush()
 }
 

@@ -7,7 +7,10 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::{
+    net::{Shutdown, shutdown},
+    process::{DumpableBehavior, set_dumpable_behavior},
+};
 use toani_connectors::{confinement, direct_api, frame, inherited, rehearsal};
 use toani_protocol::job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS};
 
@@ -45,7 +48,11 @@ fn main() -> ExitCode {
     };
     let mut reply = direct_api::execute(&job, door);
     drop(job);
-    let written = unbuffered(io::stdout()).and_then(|output| frame::write_reply(output, &reply));
+    let written = unbuffered(io::stdout()).and_then(|output| {
+        frame::write_reply(&output, &reply)?;
+        // It ends here, and not when this process has ended, which takes longer.
+        Ok(shutdown(&output, Shutdown::Write)?)
+    });
     if let toani_protocol::job::JobEnd::Response { body, .. } = &mut reply {
         zeroize::Zeroize::zeroize(body);
     }
