@@ -235,6 +235,14 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The control group of a process in the hierarchy of a controller; that of version 2 has no name.
+pub(crate) fn group_of(process: &str, controller: &str) -> Option<PathBuf> {
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
+    let group = line.rsplit(':').next()?.trim_start_matches('/');
+    Some(Path::new("/sys/fs/cgroup").join(controller).join(group))
+}
+
 /// All processes that run a copy of the runtime.
 pub(crate) fn all_runtimes() -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
