@@ -27,7 +27,7 @@ const ISV_SVN: u16 = 1;
 /// When this version was numbered, YYYYMMDD in binary-coded decimal: the same image gives the same
 /// structure on any day.
 const ISV_SVN_DATE: u32 = 0x2026_1125;
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -167,16 +167,44 @@ impl Elsewhere {
 
 /// The compiler's flags by which sources stand in panic messages under names that are the same
 /// everywhere.
-pub(crate) fn remapped(root: &Path) -> Result<[String; 2]> {
+fn remapped(root: &Path) -> Result<[String; 2]> {
     let registry = cargo_home()?.join("registry").join("src");
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     Ok([remap(root, "/toani"), remap(&registry, "/registry")])
 }
 
 /// Flags for every crate, as an argument of cargo's `--config`.
-pub(crate) fn for_every_crate(flags: &[String]) -> String {
+fn for_every_crate(flags: &[String]) -> String {
     let quoted: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
     format!("build.rustflags=[{}]", quoted.join(","))
+}
+
+/// Builds one of the workspace's programs so that the same source gives the same bytes in any
+/// folder, and in a target folder of its own: its flags are not those of other builds.
+pub(crate) fn link_program(
+    (package, program): (&str, &str),
+    root: &Path,
+    target: &Path,
+    more: &[&str],
+) -> Result<PathBuf> {
+    let mut flags = remapped(root)?.to_vec();
+    flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+    let status = cargo_command()
+        .args(["build", "--release", "--locked", "--quiet", "-p", package, "--bin", program])
+        .arg("--target-dir")
+        .arg(target)
+        // Named, so that the flags are not for what runs while it is built.
+        .args(["--target", TARGET])
+        .args(["--config", &for_every_crate(&flags)])
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .current_dir(root)
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("{program} does not build");
+    }
+    Ok(target.join(TARGET).join("release").join(program))
 }
 
 /// Compiles and links.

@@ -1,5 +1,6 @@
 //! What `./x` runs. Each subcommand says what it does before it does it.
 
+mod browser;
 mod check;
 mod gates;
 mod guest;
@@ -31,6 +32,7 @@ pub(crate) const SUBCOMMANDS: &[(&str, &str)] = &[
     ),
     ("image", "build the enclave's image and print its MRENCLAVE (--bless: commit to it)"),
     ("image connector", "build the connectors' root file system and print its digest (--twice)"),
+    ("image browser", "build a root file system with Debian's browser (--twice)"),
     (
         "image guest",
         "build the virtual machine for containers and print its launch digest (--twice, --snp)",
@@ -64,6 +66,7 @@ fn dispatch(subcommand: &str, rest: &[String]) -> Result<ExitCode> {
         "test" => run::test(rest),
         "image" => match rest.split_first() {
             Some((kind, rest)) if kind == "connector" => root_file_system::connector(rest),
+            Some((kind, rest)) if kind == "browser" => browser::image(rest),
             Some((kind, rest)) if kind == "guest" => guest::image(rest),
             _ => image::image(rest),
         },

@@ -12,7 +12,7 @@ use toani_sandbox::root::{PROGRAM, RootFileSystem};
 use crate::{
     image::{self, Elsewhere},
     repo,
-    run::{cargo_command, release_folder, step},
+    run::{release_folder, step},
 };
 
 pub(crate) fn connector(arguments: &[String]) -> Result<ExitCode> {
@@ -58,27 +58,10 @@ fn same_elsewhere(image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Linked statically, because its container holds no libraries, and in a folder of its own: a build
-/// of the workspace would put a program with shared libraries in its place.
+/// Linked statically, because its container holds no libraries.
 fn link(root: &Path, target: &Path) -> Result<PathBuf> {
-    let mut flags = image::remapped(root)?.to_vec();
-    flags.push("-Ctarget-feature=+crt-static".to_owned());
-    let status = cargo_command()
-        .args(["build", "--release", "--locked", "--quiet", "-p", "toani-connectors"])
-        .args(["--bin", PROGRAM, "--target-dir"])
-        .arg(target)
-        // Named, so that the flags are not for what runs while it is built.
-        .args(["--target", image::TARGET])
-        .args(["--config", &image::for_every_crate(&flags)])
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(root)
-        .status()
-        .context("cannot run cargo")?;
-    if !status.success() {
-        bail!("the connector does not build");
-    }
-    Ok(target.join(image::TARGET).join("release").join(PROGRAM))
+    let flags = ["-Ctarget-feature=+crt-static"];
+    image::link_program(("toani-connectors", PROGRAM), root, target, &flags)
 }
 
 /// The root file system of one program: beside it the folders that the runtime mounts on.
@@ -98,7 +81,7 @@ fn pack(program: &Path, image: &Path) -> Result<()> {
 ///
 /// Its root belongs to everybody, so that nothing but its being read-only keeps it as it is; the
 /// check at each start of a supervisor tells when that is not in force.
-fn erofs(root: &Path, image: &Path) -> Result<()> {
+pub(crate) fn erofs(root: &Path, image: &Path) -> Result<()> {
     std::fs::set_permissions(root, PermissionsExt::from_mode(0o777))?;
     let new = image.with_extension("new");
     let output = Command::new("mkfs.erofs")

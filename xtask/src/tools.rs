@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail};
 use crate::{guest, run::step};
 
 /// A program, the Debian package that brings it, and what else that package does.
-const TOOLS: &[(&str, &str, &str)] = &[
+type Tool = (&'static str, &'static str, &'static str);
+
+/// What tests start, and what builds images.
+const TOOLS: &[Tool] = &[
     ("openssl", "openssl", ""),
     ("mkfs.erofs", "erofs-utils", ""),
     (
@@ -24,7 +27,7 @@ const TOOLS: &[(&str, &str, &str)] = &[
 /// Installs what is missing, or says how, and fetches what a guest is made of. A test that needs
 /// what is still missing then fails.
 pub(crate) fn setup() -> Result<()> {
-    programs()?;
+    provide(TOOLS)?;
     let can_update = is_root() && is_there("apt-get");
     let fetched = match guest::fetch() {
         // Package lists may be old, or not there at all.
@@ -37,8 +40,9 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-fn programs() -> Result<()> {
-    let missing: Vec<_> = TOOLS.iter().filter(|(program, ..)| !is_there(program)).collect();
+/// Installs what is missing of these, or says how.
+pub(crate) fn provide(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<_> = tools.iter().filter(|(program, ..)| !is_there(program)).collect();
     let packages: Vec<_> = missing.iter().map(|(_, package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
@@ -46,7 +50,7 @@ fn programs() -> Result<()> {
     if !is_root() || !is_there("apt-get") {
         let packages = packages.join(" ");
         println!(
-            "note: tests need {packages}: sudo apt-get update && sudo apt-get install -y {packages}"
+            "note: this needs {packages}: sudo apt-get update && sudo apt-get install -y {packages}"
         );
         return Ok(());
     }

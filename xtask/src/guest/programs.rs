@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     image::{self, Elsewhere},
     repo, root_file_system,
-    run::{cargo_command, release_folder, step},
+    run::{release_folder, step},
     runsc,
 };
 
@@ -60,26 +60,10 @@ impl Programs {
     }
 }
 
-/// A folder of its own: its flags are not those of the workspace's other builds.
 fn target() -> PathBuf {
     release_folder().with_file_name("guest")
 }
 
 fn link(root: &Path, target: &Path) -> Result<PathBuf> {
-    let status = cargo_command()
-        .args(["build", "--release", "--locked", "--quiet", "-p", SUPERVISOR])
-        .args(["--bin", SUPERVISOR, "--target-dir"])
-        .arg(target)
-        // Named, so that the flags are not for what runs while it is built.
-        .args(["--target", image::TARGET])
-        .args(["--config", &image::for_every_crate(&image::remapped(root)?)])
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(root)
-        .status()
-        .context("cannot run cargo")?;
-    if !status.success() {
-        bail!("the supervisor does not build");
-    }
-    Ok(target.join(image::TARGET).join("release").join(SUPERVISOR))
+    image::link_program((SUPERVISOR, SUPERVISOR), root, target, &[])
 }
