@@ -58,7 +58,7 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
 /// Installs the packages into a new folder, and makes an image of what is theirs.
 fn build(playwright: &Path, image: &Path) -> Result<()> {
     step("installing Debian's browser into a folder (a minute, 150 MB to fetch)");
-    let folder = tempfile::Builder::new().prefix("toani-browser-").tempdir()?;
+    let folder = root_file_system::private_folder()?;
     let tree = folder.path().join("root");
     let left_out = LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}"));
     let mut mmdebstrap = Command::new("mmdebstrap");

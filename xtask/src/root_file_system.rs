@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 use toani_sandbox::root::{PROGRAM, RootFileSystem};
 
 use crate::{
@@ -66,15 +67,23 @@ fn link(root: &Path, target: &Path) -> Result<PathBuf> {
 
 /// The root file system of one program: beside it the folders that the runtime mounts on.
 fn pack(program: &Path, image: &Path) -> Result<()> {
-    let root = tempfile::tempdir()?;
+    // Its own root is open to everybody, and so it stands in a folder that is not.
+    let folder = private_folder()?;
+    let root = folder.path().join("root");
     for name in ["dev", "proc", "sys", "tmp"] {
-        std::fs::create_dir(root.path().join(name))?;
+        std::fs::create_dir_all(root.join(name))?;
     }
-    let inside = root.path().join(PROGRAM);
+    let inside = root.join(PROGRAM);
     std::fs::copy(program, &inside)
         .with_context(|| format!("cannot copy {}", program.display()))?;
     std::fs::set_permissions(&inside, PermissionsExt::from_mode(0o555))?;
-    erofs(root.path(), image)
+    erofs(&root, image)
+}
+
+pub(crate) fn private_folder() -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("toani-image-").permissions(PermissionsExt::from_mode(0o700));
+    builder.tempdir().context("no folder can be made for temporary files")
 }
 
 /// Makes an image of a folder: the same bytes for the same content.

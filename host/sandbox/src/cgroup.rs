@@ -14,12 +14,14 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-/// Where the kernel says which hierarchies there are, and where this process is in them.
-const MOUNTS: &str = "/proc/self/mountinfo";
-const OWN: &str = "/proc/self/cgroup";
-const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+mod places;
+
+use places::places;
+
 /// Longest time from SIGKILL to the end of all processes of a group.
 const END: Duration = Duration::from_secs(5);
+const REMOVALS_MAX: usize = 3;
+const PASSED_ON: &str = "+memory +pids";
 
 /// What a group may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +34,13 @@ pub(crate) struct Limits {
 /// No groups can be made here.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no control group for {controller} can be made ({why}), and without one a container's memory \
-     has no limit: start toani as root, or in a delegated group (systemd-run --user --scope -p \
-     Delegate=yes toani serve)"
+    "no control group can be made ({}: {why}), and without one a container's memory has no limit: \
+     start toani as root, or in a delegated group (systemd-run --user --scope -p Delegate=yes toani \
+     serve; in a service Delegate=yes and DelegateSubgroup=plane, for a group that processes are in \
+     passes nothing on)", at.display()
 )]
 pub struct NoGroups {
-    controller: &'static str,
+    at: PathBuf,
     why: io::Error,
 }
 
@@ -64,41 +67,35 @@ enum Version {
 impl Groups {
     /// Makes the group `name` where this process may.
     pub(crate) fn create(name: &str) -> Result<Self, NoGroups> {
-        let mut hierarchies = Vec::new();
-        for (within, version, controllers) in places()? {
+        let places = places().map_err(|why| NoGroups { at: "/proc/self".into(), why })?;
+        // Dropped, and with it removed, if one of the hierarchies refuses.
+        let mut groups = Self { hierarchies: Vec::new() };
+        for (within, version, controllers) in places {
+            let mut refused = NoGroups { at: PathBuf::new(), why: io::ErrorKind::NotFound.into() };
             let made = within.iter().find_map(|parent| {
-                let folder = parent.join(name);
-                fs::create_dir(&folder).ok()?;
-                let hierarchy = Hierarchy { folder, version, controllers };
-                match hierarchy.enable() {
-                    Ok(()) => Some(hierarchy),
-                    Err(_) => {
-                        hierarchy.remove();
-                        None
-                    }
-                }
+                let made = Hierarchy::create(parent, name, version, controllers);
+                made.map_err(|why| refused = NoGroups { at: parent.clone(), why }).ok()
             });
-            let denied = || NoGroups {
-                controller: controllers.first().unwrap_or(&"memory"),
-                why: io::ErrorKind::PermissionDenied.into(),
-            };
-            hierarchies.push(made.ok_or_else(denied)?);
+            groups.hierarchies.push(made.ok_or(refused)?);
         }
-        Ok(Self { hierarchies })
+        Ok(groups)
     }
 
-    /// Ends and removes what a supervisor of this name has left behind.
-    pub(crate) fn sweep(name: &str) {
-        for (within, version, controllers) in places().unwrap_or_default() {
-            for folder in within.iter().map(|parent| parent.join(name)) {
-                let left = fs::read_dir(&folder).into_iter().flatten().flatten();
-                let left = left.map(|entry| entry.path()).filter(|path| path.is_dir());
-                for folder in left.chain([folder.clone()]).collect::<Vec<_>>() {
-                    let group = Group::of(vec![Hierarchy { folder, version, controllers }]);
-                    drop(group);
-                }
-            }
+    /// What is to be removed after this process, should it not come to that.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.folder.as_path())
+    }
+
+    /// Ends and removes the groups in this folder and itself. Says whether nothing is left of it.
+    pub(crate) fn sweep(folder: &Path) -> bool {
+        let children = fs::read_dir(folder).into_iter().flatten().flatten();
+        let children = children.map(|entry| entry.path()).filter(|path| path.is_dir());
+        for folder in children.chain([folder.to_path_buf()]).collect::<Vec<_>>() {
+            // Only its processes and its folder count here, which each version has alike.
+            let hierarchy = Hierarchy { folder, version: Version::One, controllers: &[] };
+            drop(Group::of(vec![hierarchy]));
         }
+        !folder.exists()
     }
 
     /// A group of one container.
@@ -117,17 +114,30 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        self.hierarchies.iter().for_each(Hierarchy::remove);
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| !hierarchy.remove()) {
+            crate::supervisor::log(&format!("{} stays behind", hierarchy.folder.display()));
+        }
     }
 }
 
 impl Hierarchy {
-    /// In version 2 a group's children have what it passes on.
-    fn enable(&self) -> io::Result<()> {
-        match self.version {
-            Version::One => Ok(()),
-            Version::Two => fs::write(self.folder.join("cgroup.subtree_control"), "+memory +pids"),
+    fn create(
+        parent: &Path,
+        name: &str,
+        version: Version,
+        controllers: &'static [&'static str],
+    ) -> io::Result<Self> {
+        // In version 2 a group's children have what it passes on. The parent may do so already.
+        let pass_on = |folder: &Path| fs::write(folder.join("cgroup.subtree_control"), PASSED_ON);
+        let above = if version == Version::Two { pass_on(parent) } else { Ok(()) };
+        let folder = parent.join(name);
+        fs::create_dir(&folder)?;
+        let hierarchy = Self { folder, version, controllers };
+        if version == Version::Two && pass_on(&hierarchy.folder).is_err() {
+            hierarchy.remove();
+            return Err(above.err().unwrap_or_else(|| io::ErrorKind::Unsupported.into()));
         }
+        Ok(hierarchy)
     }
 
     fn limit(&self, limits: Limits) -> io::Result<()> {
@@ -136,9 +146,9 @@ impl Hierarchy {
             match (*controller, self.version) {
                 ("memory", Version::One) => {
                     self.set("memory.limit_in_bytes", memory_bytes)?;
-                    // Not on every kernel: where there is no swap there is no such file.
+                    // Where the kernel does not count swap, the group is kept from it.
                     let with_swap = self.set("memory.memsw.limit_in_bytes", memory_bytes);
-                    with_swap.or_else(not_found)?;
+                    with_swap.or_else(|_| self.set("memory.swappiness", 0))?;
                 }
                 ("memory", Version::Two) => {
                     self.set("memory.max", memory_bytes)?;
@@ -169,9 +179,9 @@ impl Hierarchy {
         numbers.filter_map(Pid::from_raw).collect()
     }
 
-    fn remove(&self) {
-        // It may never have been there, or hold what did not end; then the next sweep finds it.
-        let _ = fs::remove_dir(&self.folder);
+    /// Says whether it is gone; what did not end keeps it.
+    fn remove(&self) -> bool {
+        fs::remove_dir(&self.folder).is_ok() || !self.folder.exists()
     }
 }
 
@@ -217,7 +227,7 @@ impl Group {
                     crate::supervisor::log("a container did not end after SIGKILL");
                     return;
                 }
-                kill_and_wait(&processes, left);
+                kill_and_wait(hierarchy, &processes, left);
             }
         }
     }
@@ -225,22 +235,30 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.end();
-        self.hierarchies.iter().for_each(Hierarchy::remove);
+        for _ in 0..REMOVALS_MAX {
+            self.end();
+            // Somebody may have entered since it was empty.
+            if self.hierarchies.iter().all(Hierarchy::remove) {
+                return;
+            }
+        }
+        crate::supervisor::log("a container's control group stays behind");
     }
 }
 
 /// Returns when these have ended, or the time is up.
-fn kill_and_wait(processes: &[Pid], wait: Duration) {
-    // By descriptors: a number may belong to somebody else by the time that it is used.
-    let open = |pid: &Pid| pidfd_open(*pid, PidfdFlags::empty()).ok();
-    let processes: Vec<OwnedFd> = processes.iter().filter_map(open).collect();
-    for process in &processes {
+fn kill_and_wait(group: &Hierarchy, processes: &[Pid], wait: Duration) {
+    let open = |pid: &Pid| Some((*pid, pidfd_open(*pid, PidfdFlags::empty()).ok()?));
+    let mut processes: Vec<(Pid, OwnedFd)> = processes.iter().filter_map(open).collect();
+    // A number may have become somebody else's before it was opened; that one is not in the group.
+    let still = group.processes();
+    processes.retain(|(pid, _)| still.contains(pid));
+    for (_, process) in &processes {
         // That it has ended already is as good.
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
     let until = Instant::now() + wait;
-    for process in &processes {
+    for (_, process) in &processes {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -250,108 +268,11 @@ fn kill_and_wait(processes: &[Pid], wait: Duration) {
     }
 }
 
-/// Folders in which this process may be allowed to make a group, the nearest first.
-type Places = Vec<(Vec<PathBuf>, Version, &'static [&'static str])>;
-
-fn places() -> Result<Places, NoGroups> {
-    let failed = |why| NoGroups { controller: "memory", why };
-    let mounts = fs::read_to_string(MOUNTS).map_err(failed)?;
-    let own = fs::read_to_string(OWN).map_err(failed)?;
-    let ones: Vec<_> = CONTROLLERS
-        .iter()
-        .zip([&CONTROLLERS[..1], &CONTROLLERS[1..]])
-        .filter_map(|(name, one)| Some((version_1(&mounts, &own, name)?, Version::One, one)))
-        .collect();
-    if ones.len() == CONTROLLERS.len() {
-        return Ok(ones);
-    }
-    match version_2(&mounts, &own) {
-        Some(two) => Ok(vec![(two, Version::Two, &CONTROLLERS)]),
-        None => {
-            let why = io::Error::new(io::ErrorKind::NotFound, "no hierarchy is mounted");
-            Err(NoGroups { controller: "memory", why })
-        }
-    }
-}
-
-/// The own group of a hierarchy with this controller, then the groups above it.
-fn version_1(mounts: &str, own: &str, controller: &str) -> Option<Vec<PathBuf>> {
-    let has = |list: &str| list.split(',').any(|one| one == controller);
-    let group = own.lines().find_map(|line| {
-        let (list, path) = line.split_once(':')?.1.split_once(':')?;
-        has(list).then_some(path)
-    })?;
-    let mount = mounts.lines().filter_map(mount).find(|mount| {
-        mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller)
-    })?;
-    Some(mount.upwards(group))
-}
-
-fn version_2(mounts: &str, own: &str) -> Option<Vec<PathBuf>> {
-    let group = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mount = mounts.lines().filter_map(mount).find(|mount| mount.kind == "cgroup2")?;
-    Some(mount.upwards(group))
-}
-
-/// One line of mountinfo (proc_pid_mountinfo(5)).
-struct Mount<'a> {
-    /// Which part of the hierarchy is mounted.
-    root: &'a str,
-    at: &'a str,
-    kind: &'a str,
-    options: &'a str,
-}
-
-fn mount(line: &str) -> Option<Mount<'_>> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let mut mount = mount.split(' ').skip(3);
-    let (root, at) = (mount.next()?, mount.next()?);
-    let mut file_system = file_system.split(' ');
-    let (kind, options) = (file_system.next()?, file_system.nth(1)?);
-    Some(Mount { root, at, kind, options })
-}
-
-impl Mount<'_> {
-    /// The folder of `group`, then the ones above it up to where it is mounted.
-    fn upwards(&self, group: &str) -> Vec<PathBuf> {
-        let within = group.strip_prefix(self.root.trim_end_matches('/')).unwrap_or("");
-        let top = Path::new(self.at);
-        let own = top.join(within.trim_start_matches('/'));
-        own.ancestors().take_while(|path| path.starts_with(top)).map(Path::to_path_buf).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    const MOUNTS: &str = "\
-25 20 0:22 / /sys rw,nosuid - sysfs sysfs rw
-30 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
-34 30 0:30 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:15 - cgroup cgroup rw,memory
-35 30 0:31 / /sys/fs/cgroup/pids ro,nosuid - cgroup cgroup rw,pids
-36 30 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
-";
-    const OWN: &str = "8:pids:/a/b\n4:memory:/docker/abc/x\n0::/user.slice/app.slice/run.scope\n";
-
-    fn paths(paths: &[&str]) -> Option<Vec<PathBuf>> {
-        Some(paths.iter().map(PathBuf::from).collect())
-    }
-
-    #[test]
-    fn groups_are_looked_for_from_the_own_one_upwards() {
-        let memory = ["/sys/fs/cgroup/memory/x", "/sys/fs/cgroup/memory"];
-        assert_eq!(version_1(MOUNTS, OWN, "memory"), paths(&memory));
-        let pids = ["/sys/fs/cgroup/pids/a/b", "/sys/fs/cgroup/pids/a", "/sys/fs/cgroup/pids"];
-        assert_eq!(version_1(MOUNTS, OWN, "pids"), paths(&pids));
-        assert_eq!(version_1(MOUNTS, OWN, "cpu"), None);
-        let two = version_2(MOUNTS, OWN).unwrap();
-        assert_eq!(two.len(), 4);
-        assert_eq!(two[0], Path::new("/sys/fs/cgroup/unified/user.slice/app.slice/run.scope"));
-        assert_eq!(version_2("", OWN), None);
-    }
 
     /// Needs the right to make groups, like the driver that uses them.
     #[test]
@@ -372,8 +293,9 @@ mod tests {
         let status = sleeping.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
         assert!(folders.iter().all(|folder| !folder.exists()));
+        let own: Vec<_> = groups.folders().map(Path::to_path_buf).collect();
         drop(groups);
-        Groups::sweep(&name);
+        assert!(own.iter().all(|folder| !folder.exists()));
     }
 
     #[test]
@@ -383,10 +305,16 @@ mod tests {
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         let group = groups.group("one", limits).unwrap();
         let folders: Vec<_> = group.folders().map(Path::to_path_buf).collect();
+        let mut sleeping = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        for folder in &folders {
+            fs::write(folder.join("cgroup.procs"), sleeping.id().to_string()).unwrap();
+        }
+        let parents: Vec<_> = groups.folders().map(Path::to_path_buf).collect();
         // As if nobody had been there to drop them.
         std::mem::forget((groups, group));
-        Groups::sweep(&name);
-        let parents = folders.iter().map(|folder| folder.parent().unwrap());
-        assert!(folders.iter().map(PathBuf::as_path).chain(parents).all(|path| !path.exists()));
+        assert!(parents.iter().all(|folder| Groups::sweep(folder)));
+        assert!(folders.iter().all(|folder| !folder.exists()));
+        let status = sleeping.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     }
 }

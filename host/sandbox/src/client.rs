@@ -156,7 +156,9 @@ fn command(paths: &SupervisorPaths) -> Command {
 
 fn ready_max(driver: &DriverKind) -> Duration {
     match driver {
-        DriverKind::Native | DriverKind::Gvisor { .. } => Duration::from_millis(READY_MS_MAX),
+        DriverKind::Native => Duration::from_millis(READY_MS_MAX),
+        // It copies a runtime and a root file system, and clears away what others have left.
+        DriverKind::Gvisor { .. } => Duration::from_millis(3 * READY_MS_MAX),
         DriverKind::Vm(_) => vm::READY_WITH_HOST,
     }
 }

@@ -51,7 +51,7 @@ const PREPARE: Duration = Duration::from_secs(20);
 const VERSION: Duration = Duration::from_secs(10);
 /// Below this not even the runtime's own kernel fits.
 const MEMORY_MIB_MIN: u32 = 64;
-const MEMORY_MIB_MAX: u32 = 4096;
+const MEMORY_MIB_MAX: u32 = 8192;
 /// The runtime's own threads, beside those of what runs in it.
 const THREADS_EXTRA: u32 = 256;
 const REPORT_BYTES_MAX: u64 = 16 * 1024;
@@ -75,6 +75,10 @@ pub enum StartError {
          by --runsc"
     )]
     NoRuntime(PathBuf, io::Error),
+    #[error(
+        "{0}, a copy of the gVisor runtime, cannot be executed ({1}): is its folder mounted noexec?"
+    )]
+    CannotExecute(PathBuf, io::Error),
     #[error("{0} is no gVisor runtime of {RUNTIME_LEAST} or later; ./x setup builds one")]
     OldRuntime(PathBuf),
     #[error("the gVisor sandbox cannot isolate here: {0}")]
@@ -110,8 +114,10 @@ impl Gvisor {
         let runtime = workspace.runtime();
         copy_runtime(runsc, &runtime)
             .map_err(|error| StartError::NoRuntime(runsc.to_path_buf(), error))?;
-        if version(&runtime).await.is_none_or(|version| version < RUNTIME_LEAST) {
-            return Err(StartError::OldRuntime(runsc.to_path_buf()));
+        match version(&runtime).await {
+            Ok(Some(RUNTIME_LEAST..)) => {}
+            Ok(_) => return Err(StartError::OldRuntime(runsc.to_path_buf())),
+            Err(error) => return Err(StartError::CannotExecute(runtime, error)),
         }
         root.copy(&workspace.root())?;
         let (ending, ended) = Ending::start()?;
@@ -137,8 +143,9 @@ impl Gvisor {
         let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
         confinement::judge(&report, size).map_err(StartError::NotIsolated)?;
         let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
-        if parked.container.processes() == 0 {
-            return Err(StartError::NotIsolated("nothing of it is in its control group".into()));
+        // What starts it, and the container's kernel.
+        if parked.container.processes() < 2 {
+            return Err(StartError::NotIsolated("its kernel is not in its control group".into()));
         }
         Ok(())
     }
@@ -184,11 +191,16 @@ impl Gvisor {
             job: their_job.into(),
             door: their_door.into(),
         };
+        // From here on whatever happens ends where nobody waits for it.
+        let ending = self.ending.clone();
+        let mut container = Container { inner: Some((None, group, remains)), ending };
         let process = self.launcher.launch(order).await?;
+        if let Some((started, ..)) = &mut container.inner {
+            *started = Some(process);
+        }
         let streams =
             Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
-        let ending = self.ending.clone();
-        Ok((Container { inner: Some((process, group, remains)), ending }, streams))
+        Ok((container, streams))
     }
 }
 
@@ -199,12 +211,12 @@ fn copy_runtime(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The date by which a runtime names its version: 20260518, or release-20260518.0.
-async fn version(runtime: &Path) -> Option<u32> {
+async fn version(runtime: &Path) -> io::Result<Option<u32>> {
     let mut command = Command::new(runtime);
     command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null());
-    let output = timeout(VERSION, command.kill_on_drop(true).output()).await.ok()?.ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    date(text.lines().next()?)
+    let output = timeout(VERSION, command.kill_on_drop(true).output()).await??;
+    let text = String::from_utf8(output.stdout).unwrap_or_default();
+    Ok(text.lines().next().and_then(date))
 }
 
 /// The date in the first line of what `runsc --version` prints, as a number.
@@ -293,7 +305,7 @@ impl Parked for GvisorParked {
 /// cleared away by whoever does that.
 #[derive(Debug)]
 struct Container {
-    inner: Option<(Child, Group, Remains)>,
+    inner: Option<(Option<Child>, Group, Remains)>,
     ending: Ending,
 }
 

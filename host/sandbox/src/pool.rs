@@ -30,6 +30,10 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// A job that has waited for so long for a container says that there are too many.
 pub const EMPTY_MAX: Duration = Duration::from_secs(1);
+/// Between two tries of a driver that fails.
+const RETRY: Duration = Duration::from_secs(1);
+/// Containers that are started at once.
+const PREPARING_MAX: usize = 64;
 /// A job waits for so long at most, and is not run then.
 const TAKE_MAX: Duration = Duration::from_secs(20);
 
@@ -40,7 +44,7 @@ pub(crate) struct Pool<D: Driver> {
     /// Starting more at once than there are processors makes each of them later.
     preparing: Arc<Semaphore>,
     /// Jobs that have waited for too long.
-    late: watch::Sender<usize>,
+    late: Arc<watch::Sender<usize>>,
 }
 
 /// The one that was asked for last stands last.
@@ -57,11 +61,12 @@ impl<D: Driver> Pool<D> {
     /// The first containers are of the usual size.
     pub(crate) fn new(driver: Arc<D>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = processors.min(PREPARING_MAX);
         let pool = Self {
             driver,
             shelves: Arc::default(),
-            preparing: Arc::new(Semaphore::new(processors)),
-            late: watch::Sender::default(),
+            preparing: Arc::new(Semaphore::new(at_once)),
+            late: Arc::default(),
         };
         drop(pool.pop(Size::default()));
         pool.fill(Size::default());
@@ -86,7 +91,7 @@ impl<D: Driver> Pool<D> {
         let taken = match timeout(EMPTY_MAX, &mut prepare).await {
             Ok(taken) => taken,
             Err(_) => {
-                let _late = Late::new(&self.late);
+                let _late = Late::new(Arc::clone(&self.late));
                 prepare.await
             }
         };
@@ -145,8 +150,8 @@ impl<D: Driver> Pool<D> {
         shelf.filling = true;
         drop(shelves);
         let (driver, shelves) = (Arc::clone(&self.driver), Arc::downgrade(&self.shelves));
-        let preparing = Arc::clone(&self.preparing);
-        tokio::spawn(fill(driver, shelves, preparing, size));
+        let (preparing, late) = (Arc::clone(&self.preparing), Arc::clone(&self.late));
+        tokio::spawn(fill(driver, shelves, preparing, late, size));
     }
 }
 
@@ -154,24 +159,40 @@ async fn fill<D: Driver>(
     driver: Arc<D>,
     shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>,
     preparing: Arc<Semaphore>,
+    late: Arc<watch::Sender<usize>>,
     size: Size,
 ) {
+    // While the driver fails at the usual size, a job that came would fail too.
+    let mut failing = None;
     loop {
         let turn = preparing.acquire().await;
         let prepared = driver.prepare(size).await;
         drop(turn);
+        let parked = match prepared {
+            Ok(parked) => parked,
+            Err(error) => {
+                if failing.is_none() {
+                    log(&format!("no container waits: {error}"));
+                }
+                // Another size may be one that never works: it is nobody else's business, and the
+                // next job of that size tries again.
+                if size != Size::default() {
+                    return no_longer_filling(&shelves, size);
+                }
+                failing.get_or_insert_with(|| Late::new(Arc::clone(&late)));
+                tokio::time::sleep(RETRY).await;
+                if shelves.strong_count() == 0 {
+                    return;
+                }
+                continue;
+            }
+        };
+        failing = None;
         let Some(shelves) = shelves.upgrade() else { return };
         let mut shelves = lock(&shelves);
         // If it made room for another size meanwhile, the container ends unused.
         let Some(shelf) = shelves.iter_mut().find(|shelf| shelf.size == size) else { return };
-        match prepared {
-            Ok(parked) => shelf.waiting.push_back((Instant::now(), parked)),
-            Err(error) => {
-                // The next job tries again, and says it if that fails too.
-                shelf.filling = false;
-                return log(&format!("no container waits: {error}"));
-            }
-        }
+        shelf.waiting.push_back((Instant::now(), parked));
         if shelf.waiting.len() >= WAITING_MAX {
             shelf.filling = false;
             return;
@@ -179,17 +200,24 @@ async fn fill<D: Driver>(
     }
 }
 
-/// A job that has waited for too long, for as long as it still waits.
-struct Late<'a>(&'a watch::Sender<usize>);
+fn no_longer_filling<P>(shelves: &Weak<Mutex<Vec<Shelf<P>>>>, size: Size) {
+    let Some(shelves) = shelves.upgrade() else { return };
+    if let Some(shelf) = lock(&shelves).iter_mut().find(|shelf| shelf.size == size) {
+        shelf.filling = false;
+    }
+}
 
-impl<'a> Late<'a> {
-    fn new(late: &'a watch::Sender<usize>) -> Self {
+/// A job that has waited for too long, or a driver that fails: for as long as that lasts.
+struct Late(Arc<watch::Sender<usize>>);
+
+impl Late {
+    fn new(late: Arc<watch::Sender<usize>>) -> Self {
         late.send_modify(|count| *count += 1);
         Self(late)
     }
 }
 
-impl Drop for Late<'_> {
+impl Drop for Late {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
@@ -348,15 +376,26 @@ mod tests {
         assert!(shelves.iter().all(|shelf| shelf.size != Size::default()), "asked for first");
     }
 
-    #[tokio::test]
-    async fn a_driver_that_fails_is_asked_again_by_the_next_job_alone() {
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_fails_says_so_and_is_asked_until_it_does_not() {
         let driver = Arc::new(Counting::new());
         driver.fails.store(true, Ordering::Relaxed);
         let pool = Pool::new(Arc::clone(&driver));
+        let mut late = pool.late();
+        late.wait_for(|late| *late == 1).await.unwrap();
         assert!(pool.take(Size::default()).await.is_err());
         driver.fails.store(false, Ordering::Relaxed);
-        assert!(pool.take(Size::default()).await.is_ok());
+        late.wait_for(|late| *late == 0).await.unwrap();
         filled(&pool, Size::default()).await;
+        assert!(pool.take(Size::default()).await.is_ok());
+
+        // One of a size that does not work fails alone.
+        driver.fails.store(true, Ordering::Relaxed);
+        assert!(pool.take(of(1)).await.is_err());
+        tokio::time::sleep(2 * RETRY).await;
+        assert_eq!(*late.borrow(), 0);
+        driver.fails.store(false, Ordering::Relaxed);
+        assert!(pool.take(of(1)).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

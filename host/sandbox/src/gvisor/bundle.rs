@@ -72,6 +72,8 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
             "env": [],
             "cwd": "/",
             "noNewPrivileges": true,
+            // Where all of the machine's memory is used up, a container goes before the plane.
+            "oomScoreAdj": 1000,
             "capabilities": CAPABILITY_SETS.map(|set| (set, [""; 0])).into_iter().collect::<BTreeMap<_, _>>(),
             "rlimits": [
                 limit("RLIMIT_NOFILE", OPEN_FILES_MAX.into()),
@@ -84,12 +86,19 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
             "destination": "/tmp",
             "type": "tmpfs",
             "source": "tmpfs",
-            "options": [
-                "nosuid", "nodev", "noexec", "mode=1777", format!("size={}m", size.tmp_mib),
-            ],
+            "options": tmp_options(size),
         }],
         "linux": linux,
     })
+}
+
+/// A size of nothing is no limit to the runtime: then nothing can be written.
+fn tmp_options(size: Size) -> Vec<String> {
+    let sized = match size.tmp_mib {
+        0 => ["size=4k".to_owned(), "ro".to_owned()],
+        mib => [format!("size={mib}m"), "rw".to_owned()],
+    };
+    ["nosuid", "nodev", "noexec", "mode=1777"].map(str::to_owned).into_iter().chain(sized).collect()
 }
 
 fn seccomp() -> Value {

@@ -39,12 +39,15 @@ impl Drop for Remains {
     }
 }
 
+/// Containers that wait to be cleared away.
+const DYING_MAX: usize = 256;
+
 /// In this order: killed with all that it has started, then its folder.
-type Dying = (Child, Group, Remains);
+type Dying = (Option<Child>, Group, Remains);
 
 /// Takes containers that are to end.
 #[derive(Debug, Clone)]
-pub(super) struct Ending(mpsc::Sender<Dying>);
+pub(super) struct Ending(mpsc::SyncSender<Dying>);
 
 /// Waits until all containers have ended and nothing of them is left. All that could start one has
 /// to be gone before.
@@ -53,7 +56,7 @@ pub struct Ended(JoinHandle<()>);
 
 impl Ending {
     pub(super) fn start() -> io::Result<(Self, Ended)> {
-        let (ending, dying) = mpsc::channel::<Dying>();
+        let (ending, dying) = mpsc::sync_channel::<Dying>(DYING_MAX);
         let thread = std::thread::Builder::new().name("ending".into()).spawn(move || {
             for (process, group, remains) in dying {
                 drop(group);
@@ -64,9 +67,12 @@ impl Ending {
         Ok((Self(ending), Ended(thread)))
     }
 
-    pub(super) fn end(&self, mut process: Child, group: Group, remains: Remains) {
-        // Its sandbox has asked to be killed with it. That it has ended already is as good.
-        let _ = process.start_kill();
+    /// Returns at once, unless many more end than can be cleared away meanwhile.
+    pub(super) fn end(&self, mut process: Option<Child>, group: Group, remains: Remains) {
+        if let Some(process) = &mut process {
+            // Its sandbox has asked to be killed with it. That it has ended already is as good.
+            let _ = process.start_kill();
+        }
         if let Err(mpsc::SendError(dying)) = self.0.send((process, group, remains)) {
             drop(dying);
         }

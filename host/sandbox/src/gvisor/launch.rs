@@ -2,6 +2,7 @@
 //! that each of them does, before it becomes the runtime.
 
 use std::{
+    convert::Infallible,
     ffi::OsString,
     fs::{self, File},
     io,
@@ -106,6 +107,15 @@ impl Order {
 /// # Errors
 /// A group cannot be entered, or the runtime is not there.
 pub fn launcher(arguments: &[OsString]) -> anyhow::Result<()> {
+    let Err(error) = become_runtime(arguments);
+    // Where the supervisor looks for the runtime's own words.
+    if let [.., bundle, _] = arguments {
+        let _ = fs::write(Path::new(bundle).join("log"), format!("{error:#}"));
+    }
+    Err(error)
+}
+
+fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let end = arguments.iter().position(|argument| argument == END_OF_GROUPS);
     let (groups, rest) = arguments.split_at(end.context("no groups are named")?);

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -17,8 +17,9 @@ use tempfile::TempDir;
 use crate::cgroup::{Groups, NoGroups};
 
 const PREFIX: &str = "toani-sandbox-";
-/// Locked for as long as the supervisor lives.
-const LOCK: &str = "lock";
+/// Names the control groups.
+const GROUPS: &str = "groups";
+const TRIES_MAX: usize = 8;
 
 /// No workspace came about.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,7 @@ pub(super) struct Workspace {
     // First: containers are in it, and their files are open.
     groups: Groups,
     folder: TempDir,
+    /// Of the folder, for as long as the supervisor lives.
     _lock: File,
 }
 
@@ -43,12 +45,13 @@ impl Workspace {
         let within = std::env::temp_dir();
         let failed = |error| WorkspaceError::Folder(within.clone(), error);
         sweep(&within);
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&within).map_err(failed)?;
-        let lock = locked(folder.path()).map_err(failed)?;
+        let (folder, lock) = locked(&within).map_err(failed)?;
         for name in ["nothing", "containers"] {
             fs::create_dir(folder.path().join(name)).map_err(failed)?;
         }
         let groups = Groups::create(&name(folder.path()))?;
+        let recorded = groups.folders().map(|folder| format!("{}\n", folder.display()));
+        fs::write(folder.path().join(GROUPS), recorded.collect::<String>()).map_err(failed)?;
         Ok(Self { groups, folder, _lock: lock })
     }
 
@@ -80,35 +83,49 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The lock, which is locked before anybody sees it under its name.
-fn locked(folder: &Path) -> io::Result<File> {
-    let new = folder.join("lock.new");
-    let lock = File::create(&new)?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    fs::rename(new, folder.join(LOCK))?;
-    Ok(lock)
+/// A new folder, its owner's alone, and locked. The lock is the folder itself: what cleans up by
+/// age (tmpfiles.d(5)) leaves such folders alone.
+fn locked(within: &Path) -> io::Result<(TempDir, File)> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).permissions(fs::Permissions::from_mode(0o700));
+    for _ in 0..TRIES_MAX {
+        let folder = builder.tempdir_in(within)?;
+        let lock = File::open(folder.path())?;
+        // Else it was taken for one that is left, before it was locked.
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && folder.path().exists()
+        {
+            return Ok((folder, lock));
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Removes what this user's supervisors have left that do not live any more.
+/// Removes what this user's supervisors have left that do not live any more. A folder says which
+/// groups were its supervisor's, and stays until they are gone.
 fn sweep(within: &Path) {
     let entries = fs::read_dir(within).into_iter().flatten().flatten();
     for folder in entries.map(|entry| entry.path()) {
-        if name(&folder).starts_with(PREFIX) && is_left(&folder).unwrap_or(false) {
-            Groups::sweep(&name(&folder));
-            // Somebody else may be at it too.
+        if !name(&folder).starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(Some(_lock)) = left(&folder) else { continue };
+        let groups = fs::read_to_string(folder.join(GROUPS)).unwrap_or_default();
+        let gone: Vec<bool> = groups.lines().map(|group| Groups::sweep(Path::new(group))).collect();
+        if gone.into_iter().all(|gone| gone) {
+            // What cannot be removed now can be next time.
             let _ = fs::remove_dir_all(&folder);
         }
     }
 }
 
-fn is_left(folder: &Path) -> io::Result<bool> {
+/// The folder's lock, if its supervisor has left it.
+fn left(folder: &Path) -> io::Result<Option<File>> {
     let metadata = fs::symlink_metadata(folder)?;
     if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {
-        return Ok(false);
+        return Ok(None);
     }
-    // One that is being made has no lock yet.
-    let lock = File::open(folder.join(LOCK))?;
-    Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+    let lock = File::open(folder)?;
+    Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(lock))
 }
 
 #[cfg(test)]
@@ -122,11 +139,13 @@ mod tests {
         let (here, there) = (one.folder.path().to_path_buf(), left.folder.path().to_path_buf());
         // As if its supervisor had been killed: the lock is gone and nothing else.
         let Workspace { groups, folder, _lock } = left;
+        let left_groups: Vec<_> = groups.folders().map(Path::to_path_buf).collect();
         std::mem::forget(groups);
         let _ = folder.keep();
         drop(_lock);
         let next = Workspace::create().unwrap();
         assert!(here.exists() && !there.exists());
+        assert!(left_groups.iter().all(|group| !group.exists()));
         drop((one, next));
         assert!(!here.exists());
     }

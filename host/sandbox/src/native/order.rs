@@ -23,7 +23,7 @@ const ORDER_FDS: usize = 3;
 const MIB: u64 = 1024 * 1024;
 /// Below this not even the connector's program fits.
 const MEMORY_MIB_MIN: u32 = 32;
-const MEMORY_MIB_MAX: u32 = 4096;
+const MEMORY_MIB_MAX: u32 = 8192;
 
 /// A container's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
