@@ -95,12 +95,13 @@ async fn a_container_is_what_it_should_be_from_outside() {
     let bench = Bench::new(paths(probe())).await;
     let mut plan = connecting(upstream.plan("/ok", Some(Injection::Bearer)));
     plan.class.timeout_ms = 3_000;
+    bench.containers(waiting(1)).await;
     let looked = async {
         // It spins once it has connected.
         let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
         until("the probe connects", arrived).await;
-        // Those that wait are as isolated as the one that runs.
-        for container in bench.containers(waiting(1) + 1).await {
+        // Those that wait are as isolated as the one that runs; no other is prepared meanwhile.
+        for container in bench.containers(waiting(1)).await {
             if is_root() {
                 expect_nobody(container, "65534");
                 expect_apart(container);
