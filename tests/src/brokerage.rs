@@ -15,11 +15,15 @@ use sha2::{Digest, Sha256};
 /// How long the brokerage may take to start or to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// This machine's loopback addresses, as a guest of QEMU's user network sees them.
+pub const HOST_OF_GUESTS: &str = "10.0.2.2";
+
 /// A running brokerage.
 #[derive(Debug)]
 pub struct Brokerage {
     process: Child,
     lines: Receiver<Value>,
+    host: &'static str,
     port: u16,
     spki: String,
     orders: u64,
@@ -45,12 +49,24 @@ impl Brokerage {
                 }
             }
         });
-        let mut brokerage = Self { process, lines, port: 0, spki: String::new(), orders: 0 };
+        let host = "127.0.0.1";
+        let mut brokerage = Self { process, lines, host, port: 0, spki: String::new(), orders: 0 };
         let first = brokerage.lines.recv_timeout(PATIENCE).context("the brokerage says nothing")?;
         let port = first.get("port").and_then(Value::as_u64).context("no port")?;
         brokerage.port = u16::try_from(port)?;
         brokerage.spki = first.get("spki").and_then(Value::as_str).context("no pin")?.to_owned();
         Ok(brokerage)
+    }
+
+    /// The same brokerage, for policies of a plane whose connectors are in virtual machines.
+    pub fn seen_by_guests(mut self) -> Self {
+        self.host = HOST_OF_GUESTS;
+        self
+    }
+
+    /// As policies and credentials name it.
+    pub fn host(&self) -> &'static str {
+        self.host
     }
 
     pub fn port(&self) -> u16 {

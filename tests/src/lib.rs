@@ -2,6 +2,7 @@
 
 pub mod borders;
 pub mod brokerage;
+pub mod guest;
 pub mod image;
 pub mod liar;
 pub mod plane;

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::{Borders, Brokerage, policy};
 
-/// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take; the slowest is a guest that an emulator boots.
+pub const PATIENCE: Duration = Duration::from_secs(150);
 /// Between two looks at something that is awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -52,6 +52,8 @@ pub struct Plane {
     announced: Value,
     process: Option<Child>,
     sandbox: &'static str,
+    /// Names the parts of what holds connectors.
+    runtime: Vec<String>,
 }
 
 /// Names the simulated machine to the commands that need it.
@@ -67,6 +69,7 @@ impl Plane {
             // The same for all planes of one build.
             machine: programs.parent().unwrap_or(programs).join("simulated-machine"),
             sandbox: "native",
+            runtime: Vec::new(),
             born: Value::Null,
             announced: Value::Null,
             process: None,
@@ -106,6 +109,7 @@ impl Plane {
             home: home.to_path_buf(),
             machine: machine.to_path_buf(),
             sandbox: self.sandbox,
+            runtime: self.runtime.clone(),
             born: self.born.clone(),
             announced: Value::Null,
             process: None,
@@ -179,6 +183,7 @@ impl Plane {
             .arg(&self.home)
             .args(["serve", "--sandbox", self.sandbox, "--programs"])
             .arg(&self.served)
+            .args(&self.runtime)
             .args(listen)
             .args(options)
             .stdin(Stdio::null())
@@ -250,9 +255,19 @@ impl Plane {
         self.sandbox = sandbox;
     }
 
-    /// Admits what holds connectors here.
-    pub fn admit(&self) -> anyhow::Result<()> {
-        self.toani(&["admission", "admit", "--sandbox", self.sandbox])?.ok().map(drop)
+    /// Connectors are held by virtual machines of this guest, under an emulator: so on any machine.
+    pub fn held_by_guest(&mut self, guest: &Path) -> anyhow::Result<()> {
+        let guest = guest.to_str().context("a path in UTF-8")?;
+        self.sandbox = "vm";
+        self.runtime = ["--guest", guest, "--accel", "tcg"].map(str::to_owned).into();
+        Ok(())
+    }
+
+    /// Admits what holds connectors here, and says what was admitted.
+    pub fn admit(&self) -> anyhow::Result<Value> {
+        let runtime = self.runtime.iter().map(String::as_str);
+        let admit = ["admission", "admit", "--sandbox", self.sandbox];
+        self.toani(&admit.into_iter().chain(runtime).collect::<Vec<_>>())?.ok()
     }
 
     /// Admits the sandbox, activates the brokerage's policy with an agent and an approver, and
@@ -266,8 +281,13 @@ impl Plane {
 
     /// Writes, signs and activates the brokerage's policy.
     pub fn activate(&self, upstream: &Brokerage) -> anyhow::Result<()> {
+        self.activate_policy(&policy::brokerage(self.owner(), upstream, 1))
+    }
+
+    /// The same with another policy.
+    pub fn activate_policy(&self, policy: &str) -> anyhow::Result<()> {
         let file = self.home.join("policy.yaml");
-        std::fs::write(&file, policy::brokerage(self.owner(), upstream, 1))?;
+        std::fs::write(&file, policy)?;
         let file = file.to_str().context("a path in UTF-8")?;
         self.toani(&["agent", "add", "agent", "--policy", file])?.ok()?;
         self.toani(&["approver", "add", "anna", "--software-passkey", "--policy", file])?.ok()?;
@@ -279,7 +299,7 @@ impl Plane {
 
     /// Seals the brokerage's token on the owner's side.
     pub fn seal(&self, upstream: &Brokerage, token: &str) -> anyhow::Result<()> {
-        let endpoint = format!("127.0.0.1:{}", upstream.port());
+        let endpoint = format!("{}:{}", upstream.host(), upstream.port());
         let arguments = [
             "credential",
             "add",

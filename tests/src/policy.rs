@@ -1,10 +1,12 @@
-//! The policy that the demo and the end-to-end tests use, as a person would write it.
+//! The policies that the demo and the end-to-end tests use, as a person would write them.
+
+use std::fmt::Write as _;
 
 use crate::Brokerage;
 
 /// Reads, small and large orders at a brokerage on this machine; one action that asks for a TEE.
 pub fn brokerage(owner: &str, upstream: &Brokerage, version: u64) -> String {
-    let (port, spki) = (upstream.port(), upstream.spki());
+    let (host, port, spki) = (upstream.host(), upstream.port(), upstream.spki());
     let order = r#"
         params:
           type: object
@@ -31,7 +33,7 @@ credentials:
 services:
   broker:
     connector: direct_api
-    endpoint: {{host: 127.0.0.1, port: {port}, private: true}}
+    endpoint: {{host: {host}, port: {port}, private: true}}
     tls: {{spki_sha256: ["{spki}"]}}
     auth: {{credential: broker, injection: bearer}}
     actions:
@@ -61,5 +63,43 @@ quotas:
     limit: 500
     actions: [broker.buy_stock, broker.order_direct]
 "#
+    )
+}
+
+/// Reads at a brokerage: wherever connectors are held, and once more for each of these levels as the
+/// least.
+pub fn sandboxes(owner: &str, upstream: &Brokerage, levels: &[&str]) -> String {
+    let (host, port, spki) = (upstream.host(), upstream.port(), upstream.spki());
+    // An emulator takes its time.
+    let read = r#"
+        params: {type: object, properties: {}}
+        request: {method: GET, path: /v1/accounts/main/balance}
+        result: {balance: {pointer: /balance, type: integer, required: true}}
+        tier: 0
+        class: {timeout_ms: 120000}"#;
+    let mut actions = format!("      read_balance:{read}\n");
+    for level in levels {
+        // Writing to a string cannot fail.
+        let _ = writeln!(actions, "      read_balance_in_{level}:{read}");
+        let _ = writeln!(actions, "        least: {{sandbox: {level}}}");
+    }
+    format!(
+        r#"# Who may read at the brokerage, and where.
+id: brokerage
+version: 1
+expires: "2099-01-01T00:00:00Z"
+namespace: main
+persons: {{}}
+agents: {{}}
+credentials:
+  broker: {{owner: "{owner}"}}
+services:
+  broker:
+    connector: direct_api
+    endpoint: {{host: {host}, port: {port}, private: true}}
+    tls: {{spki_sha256: ["{spki}"]}}
+    auth: {{credential: broker, injection: bearer}}
+    actions:
+{actions}"#
     )
 }

@@ -240,10 +240,15 @@ async fn a_killed_connector_is_a_definite_end() {
     let upstream = Upstream::start().await;
     let bench = Bench::connector().await;
     let plan = upstream.plan("/slow", Some(Injection::Bearer));
+    bench.containers(waiting(1)).await;
     let killed = async {
         until("the request arrives", || upstream.count() == 1).await;
-        bench.containers(waiting(1) + 1).await.into_iter().for_each(kill);
-        bench.containers(0).await;
+        // The one that runs is among them: no other is prepared meanwhile.
+        let all = bench.containers(waiting(1)).await;
+        all.iter().copied().for_each(kill);
+        let launcher = bench.launcher();
+        let left = || common::children_of(launcher).iter().any(|child| all.contains(child));
+        until("all have ended", || !left()).await;
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, SECRET), killed);
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);

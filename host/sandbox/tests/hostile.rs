@@ -6,8 +6,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, drivers, probe, upstream::Upstream};
-use toani_protocol::{job::JobEnd, plan::Plan, policy::Injection};
+use common::{Bench, drivers, probe, probe::connecting, upstream::Upstream};
+use toani_protocol::{job::JobEnd, policy::Injection};
 
 /// For those that only their deadline ends, and for those that end before.
 const SHORT_MS: u32 = 1_000;
@@ -15,17 +15,10 @@ const LONG_MS: u32 = 15_000;
 /// The longer deadline, the grace after it, and the machine's own time.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// A plan that tells the probe what to ask the door.
-fn asking(upstream: &Upstream) -> Plan {
-    let mut plan = upstream.plan("/ok", Some(Injection::Bearer));
-    plan.path = format!("/CONNECT localhost:{}|", upstream.port);
-    plan
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_has_a_definite_end_and_harms_nobody() {
     let upstream = Upstream::start().await;
-    let mut plan = asking(&upstream);
+    let mut plan = connecting(upstream.plan("/ok", Some(Injection::Bearer)));
     for driver in drivers() {
         let bench = Bench::under(&driver, probe()).await;
         for (word, expected) in [

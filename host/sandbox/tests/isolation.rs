@@ -5,7 +5,6 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -13,12 +12,14 @@ use std::{
 use common::{
     Bench, connector, drivers,
     enclave::{self, authority},
-    paths, probe, status, until,
+    paths, probe,
+    probe::{connecting, expect_isolated, probed},
+    status, until,
     upstream::Upstream,
     waiting,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
-use toani_protocol::{job::JobEnd, plan::Plan};
+use toani_protocol::{job::JobEnd, plan::Plan, policy::Injection};
 use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
 
 /// A plan that tells the probe what to ask the door.
@@ -26,35 +27,6 @@ fn asking(upstream: &Upstream, line: &str) -> Plan {
     let mut plan = upstream.plan("/ok", None);
     plan.path = format!("/{line}|");
     plan
-}
-
-/// Runs the probe; what it tried and what came of it.
-async fn probed(bench: &Bench, upstream: &Upstream) -> BTreeMap<String, String> {
-    let line = format!("CONNECT localhost:{}", upstream.port);
-    let outcome = bench.run(&asking(upstream, &line), b"").await;
-    let JobEnd::Response { body, .. } = outcome.end else {
-        panic!("{:?}", outcome.end);
-    };
-    let text = String::from_utf8(body).unwrap();
-    let line = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').unwrap();
-        (name.to_owned(), value.to_owned())
-    };
-    text.lines().map(line).collect()
-}
-
-fn expect_isolated(mut tries: BTreeMap<String, String>) {
-    assert_eq!(tries.remove("door HTTP/1.1").unwrap(), "200");
-    assert!(["", "HOME=/"].contains(&tries.remove("environment").unwrap().as_str()));
-    assert_eq!(tries.remove("arguments").unwrap(), "1");
-    let bad_descriptor = libc::EBADF.to_string();
-    let not_permitted = libc::EPERM.to_string();
-    assert!(tries.len() > 50);
-    let expected = |name: &str| {
-        if name.starts_with("descriptor ") { &bad_descriptor } else { &not_permitted }
-    };
-    tries.retain(|name, errno| errno != expected(name));
-    assert_eq!(tries, BTreeMap::new());
 }
 
 /// What /proc says about a container that runs.
@@ -113,7 +85,7 @@ async fn the_probe_can_do_nothing() {
     let upstream = Upstream::start().await;
     for driver in drivers() {
         let bench = Bench::under(&driver, probe()).await;
-        expect_isolated(probed(&bench, &upstream).await);
+        expect_isolated(probed(&bench, upstream.plan("/ok", None)).await);
     }
 }
 
@@ -121,15 +93,15 @@ async fn the_probe_can_do_nothing() {
 async fn a_container_is_what_it_should_be_from_outside() {
     let upstream = Upstream::start().await;
     let bench = Bench::new(paths(probe())).await;
-    let mut plan = asking(&upstream, &format!("CONNECT localhost:{}", upstream.port));
-    plan.injection = Some(toani_protocol::policy::Injection::Bearer);
+    let mut plan = connecting(upstream.plan("/ok", Some(Injection::Bearer)));
     plan.class.timeout_ms = 3_000;
+    bench.containers(waiting(1)).await;
     let looked = async {
         // It spins once it has connected.
         let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
         until("the probe connects", arrived).await;
-        // Those that wait are as isolated as the one that runs.
-        for container in bench.containers(waiting(1) + 1).await {
+        // Those that wait are as isolated as the one that runs; no other is prepared meanwhile.
+        for container in bench.containers(waiting(1)).await {
             if is_root() {
                 expect_nobody(container, "65534");
                 expect_apart(container);
@@ -241,7 +213,7 @@ async fn it_isolates_for_an_ordinary_user_too() {
     .await;
     assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
     let upstream = Upstream::start().await;
-    expect_isolated(probed(&bench, &upstream).await);
+    expect_isolated(probed(&bench, upstream.plan("/ok", None)).await);
     bench.containers(waiting(1)).await;
 }
 

@@ -1,7 +1,7 @@
-//! One whole execution in a virtual machine: a guest that is built here, booted under an emulator,
-//! and asked for a job over the attested channel.
+//! Executions in a virtual machine: a guest that is built here, booted under an emulator, and asked
+//! for jobs over the attested channel.
 //!
-//! One boot for all of it: it is what takes the time.
+//! One boot for each program that containers run: boots are what takes the time.
 #![cfg(test)]
 
 mod common;
@@ -9,14 +9,18 @@ mod common;
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
 };
 
 use common::{
-    Bench, connector, gvisor, root_of, until,
+    Bench, connector, gvisor, probe,
+    probe::{connecting, expect_isolated, probed},
+    root_of, until,
     upstream::{Identity, Upstream},
 };
 use toani_protocol::{
     job::{JobEnd, JobOutcome},
+    plan::Plan,
     policy::Injection,
 };
 use toani_sandbox::{
@@ -27,15 +31,22 @@ use toani_sandbox::{
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
 /// This machine's loopback addresses, as a guest of QEMU's user network sees them.
 const HOST: &str = "10.0.2.2";
+/// For those that an emulator on a busy machine has to end in, and for those that only their
+/// deadline ends.
+const LONG_MS: u32 = 100_000;
+const SHORT_MS: u32 = 5_000;
 
-/// Builds the guest of the programs under test.
-fn guest() -> PathBuf {
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (programs, guest) = (scratch.join("guest-programs"), scratch.join("guest"));
+/// Builds the guest of the supervisor under test, whose containers run this program.
+fn guest(name: &str, program: &Path, more: &[&str]) -> PathBuf {
+    // Both are made of the same packages, which the first one fetches.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let (programs, guest) = (scratch.join("programs"), scratch.join("guest"));
     std::fs::create_dir_all(&programs).unwrap();
     let supervisor = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
     std::fs::copy(supervisor, programs.join("toani-sandbox")).unwrap();
-    let root = root_of(&gvisor(), &connector());
+    let root = root_of(&gvisor(), program);
     std::fs::copy(root, programs.join("connector.erofs")).unwrap();
     let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
     std::fs::copy(runsc, programs.join("runsc")).unwrap();
@@ -43,10 +54,11 @@ fn guest() -> PathBuf {
     let mut build = Command::new(env!("CARGO"));
     build.args(["run", "--quiet", "--package", "xtask", "--target-dir"]).arg(target);
     build
-        .args(["--", "image", "guest", "--twice", "--programs"])
+        .args(["--", "image", "guest", "--programs"])
         .arg(programs)
         .arg("--output")
-        .arg(&guest);
+        .arg(&guest)
+        .args(more);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -68,21 +80,29 @@ fn paths(vm: VmPaths) -> SupervisorPaths {
     SupervisorPaths { driver, root_file_system, ..common::paths(connector()) }
 }
 
+/// One that a guest can ask.
+async fn upstream() -> Upstream {
+    let identity = Identity { name: HOST, ..Identity::default() };
+    Upstream::with(identity, rustls::DEFAULT_VERSIONS).await
+}
+
+fn plan(upstream: &Upstream, injection: Option<Injection>) -> Plan {
+    let mut plan = upstream.plan("/ok", injection);
+    plan.endpoint.host = HOST.into();
+    plan.class.timeout_ms = LONG_MS;
+    plan
+}
+
 #[tokio::test]
 async fn a_job_runs_in_the_guest_that_was_measured() {
-    let guest = guest();
-    let upstream =
-        Upstream::with(Identity { name: HOST, ..Identity::default() }, rustls::DEFAULT_VERSIONS)
-            .await;
+    let guest = guest("guest-connector", &connector(), &["--twice"]);
+    let upstream = upstream().await;
     let measured = GuestImage::read(&guest).unwrap().parts.simulated_digest();
     // The enclave's end takes evidence of what the host says, which is what is in the folder.
     let bench = Bench::new(paths(vm(guest))).await;
     assert_eq!(bench.launch_digest, measured);
 
-    let mut plan = upstream.plan("/ok", Some(Injection::Bearer));
-    plan.endpoint.host = HOST.into();
-    // An emulator on a busy machine.
-    plan.class.timeout_ms = 100_000;
+    let mut plan = plan(&upstream, Some(Injection::Bearer));
     let outcome = bench.run(&plan, SECRET).await;
     assert_eq!(outcome.end, JobEnd::Response { status: 200, body: b"{\"ok\":true}".to_vec() });
     assert!(outcome.connected() && !outcome.secret_seen);
@@ -110,6 +130,28 @@ async fn a_job_runs_in_the_guest_that_was_measured() {
         common::status(qemu[0], "State:").is_none_or(|state| state.starts_with('Z'))
     })
     .await;
+}
+
+/// A container in a guest is no less isolated than one of the same driver on this machine, and one
+/// that means harm ends as it would there.
+#[tokio::test]
+async fn the_probe_can_do_nothing_in_a_guest_and_harms_nobody() {
+    let upstream = upstream().await;
+    let bench = Bench::new(paths(vm(guest("guest-probe", &probe(), &[])))).await;
+    expect_isolated(probed(&bench, plan(&upstream, None)).await);
+
+    for (word, timeout_ms, expected) in
+        [("spin", SHORT_MS, JobEnd::TimedOut), ("dies", LONG_MS, JobEnd::ConnectorFailed)]
+    {
+        let mut plan = connecting(plan(&upstream, Some(Injection::Bearer)));
+        plan.class.timeout_ms = timeout_ms;
+        let outcome = bench.run(&plan, word.as_bytes()).await;
+        assert_eq!(outcome.end, expected, "{word}");
+        assert!(outcome.connected(), "{word}: the upstream may have acted");
+        plan.class.timeout_ms = LONG_MS;
+        let next = bench.run(&plan, b"peaceful").await.end;
+        assert!(matches!(next, JobEnd::Response { status: 200, .. }), "after {word}: {next:?}");
+    }
 }
 
 #[tokio::test]

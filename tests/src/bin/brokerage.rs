@@ -76,8 +76,8 @@ async fn main() -> anyhow::Result<()> {
 
 /// A self-signed certificate, new each time, and the pin of its key.
 fn tls() -> anyhow::Result<(TlsAcceptor, String)> {
-    let certified =
-        rcgen::generate_simple_self_signed(vec!["localhost".into(), "127.0.0.1".into()])?;
+    let names = ["localhost", "127.0.0.1", toani_tests::brokerage::HOST_OF_GUESTS];
+    let certified = rcgen::generate_simple_self_signed(names.map(str::to_owned))?;
     let spki = x509_spki(certified.cert.der())?;
     let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
         .map_err(anyhow::Error::msg)?;

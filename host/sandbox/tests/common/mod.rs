@@ -20,6 +20,7 @@ use toani_protocol::{
 use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::RootFileSystem};
 
 pub(crate) mod enclave;
+pub(crate) mod probe;
 pub(crate) mod upstream;
 
 use enclave::{Enclave, Link, Lost, Stage};
