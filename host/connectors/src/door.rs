@@ -10,6 +10,7 @@ use toani_protocol::{job::JobEnd, policy::Endpoint};
 
 /// Longest answer of the door, in bytes.
 const ANSWER_BYTES_MAX: usize = 256;
+const END: &[u8] = b"\r\n\r\n";
 
 /// Asks the door for `endpoint`; on success the stream leads there.
 ///
@@ -21,12 +22,17 @@ pub fn open(door: &mut UnixStream, endpoint: &Endpoint, deadline: Instant) -> Re
     meaning(&read_answer(door, deadline)?)
 }
 
-/// Reads up to the empty line. The upstream speaks after us or not at all, so nothing of it can
-/// have come yet: whatever follows the line is no answer of a door.
+/// Reads the answer, which ends with an empty line. Whoever speaks TLS speaks after us: an upstream
+/// of which something has come already does not.
 fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobEnd> {
     let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
     let mut chunk = [0; ANSWER_BYTES_MAX];
-    while !answer.ends_with(b"\r\n\r\n") {
+    loop {
+        match answer.windows(END.len()).position(|part| part == END) {
+            Some(at) if at + END.len() == answer.len() => return Ok(answer),
+            Some(_) => return Err(JobEnd::TlsRefused),
+            None => {}
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(JobEnd::TimedOut);
@@ -42,7 +48,6 @@ fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobE
             _ => return Err(JobEnd::ConnectorFailed),
         }
     }
-    Ok(answer)
 }
 
 /// The door answers 200 when it is open, 403 when no address may be connected to, 502 when none
@@ -83,7 +88,7 @@ mod tests {
             (b"HTTP/1.1 504 x\r\n\r\n", JobEnd::Unreachable),
             (b"HTTP/1.1 404 x\r\n\r\n", JobEnd::ConnectorFailed),
             (b"HTTP/1.1 200 ", JobEnd::ConnectorFailed),
-            (b"HTTP/1.1 200 open\r\n\r\nearly", JobEnd::ConnectorFailed),
+            (b"HTTP/1.1 200 open\r\n\r\nearly", JobEnd::TlsRefused),
             (b"", JobEnd::ConnectorFailed),
             (&[b'x'; 4096], JobEnd::ConnectorFailed),
         ] {

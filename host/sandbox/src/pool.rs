@@ -146,7 +146,8 @@ impl<D: Driver> Pool<D> {
     pub(crate) fn fill(&self, size: Size) {
         let mut shelves = lock(&self.shelves);
         let shelf = shelves.iter_mut().find(|shelf| shelf.size == size);
-        let Some(shelf) = shelf.filter(|shelf| !shelf.filling) else { return };
+        let lacks = |shelf: &&mut Shelf<_>| !shelf.filling && shelf.waiting.len() < WAITING_MAX;
+        let Some(shelf) = shelf.filter(lacks) else { return };
         shelf.filling = true;
         drop(shelves);
         let (driver, shelves) = (Arc::clone(&self.driver), Arc::downgrade(&self.shelves));
@@ -340,6 +341,12 @@ mod tests {
         drop(pool.take(Size::default()).await.unwrap());
         pool.fill(Size::default());
         filled(&pool, Size::default()).await;
+        // Enough is enough.
+        let before = prepared();
+        pool.fill(Size::default());
+        tokio::task::yield_now().await;
+        filled(&pool, Size::default()).await;
+        assert_eq!(prepared(), before);
     }
 
     #[tokio::test]
