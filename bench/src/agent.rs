@@ -1,4 +1,4 @@
-//! A signing agent that keeps its connections.
+//! A signing agent.
 
 use std::{
     fs,
@@ -9,9 +9,8 @@ use std::{
 use anyhow::{Context, ensure};
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::SigningKey;
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, body::Bytes, client::conn::http1::SendRequest, header};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::{Request, body::Bytes, header};
 use serde_json::{Value, json};
 use toani_protocol::{
     canonical::{self, Json},
@@ -20,14 +19,14 @@ use toani_protocol::{
     sign::{self, Label},
 };
 use toani_tests::Plane;
-use tokio::{net::TcpStream, sync::Mutex};
+
+use crate::connections::{self, Connections};
 
 pub(crate) struct Agent {
-    address: String,
+    connections: Connections,
     key: SigningKey,
     template: ActionRequest,
     count: AtomicU64,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
 impl Agent {
@@ -56,46 +55,22 @@ impl Agent {
             issued_at: Time::default(),
             expires_at: Time::default(),
         };
-        let idle = Mutex::new(Vec::new());
-        Ok(Self { address, key, template, count: AtomicU64::new(0), idle })
+        Ok(Self { connections: Connections::to(address), key, template, count: AtomicU64::new(0) })
     }
 
     /// So many executions at once.
     pub(crate) async fn run(&self, at_once: usize) -> anyhow::Result<()> {
-        let all = (0..at_once).map(|_| self.one());
-        // Each of them must succeed.
-        for outcome in join_all(all).await {
-            outcome?;
-        }
-        Ok(())
+        connections::at_once(at_once, || self.one()).await
     }
 
     async fn one(&self) -> anyhow::Result<()> {
-        let idle = self.idle.lock().await.pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
         let request = Request::post("/v1/executions")
-            .header(header::HOST, &self.address)
+            .header(header::HOST, self.connections.address())
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(self.body()?)))?;
-        connection.ready().await?;
-        let answer = connection.send_request(request).await?;
-        let body = answer.into_body().collect().await?.to_bytes();
-        let result: Value = serde_json::from_slice(&body)?;
+        let result: Value = serde_json::from_slice(&self.connections.ask(request).await?)?;
         ensure!(result.get("outcome") == Some(&json!("succeeded")), "{result}");
-        self.idle.lock().await.push(connection);
         Ok(())
-    }
-
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
     }
 
     fn body(&self) -> anyhow::Result<Vec<u8>> {
@@ -111,23 +86,4 @@ impl Agent {
         let signature = sign::sign(&self.key, Label::Request, &canonical::encode(&request)?);
         Ok(json!({"request": request, "signature": signature}).to_string().into_bytes())
     }
-}
-
-/// Polls all at once and gives their outputs in order.
-async fn join_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = all.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut done = true;
-        for (future, output) in &mut futures {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => done = false,
-                }
-            }
-        }
-        if done { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    futures.into_iter().filter_map(|(_, output)| output).collect()
 }

@@ -3,7 +3,9 @@
 //! are interleaved in one run; medians; one JSON object.
 
 mod agent;
+mod connections;
 mod floor;
+mod nginx;
 mod processors;
 
 use std::{
@@ -16,7 +18,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use toani_tests::{Brokerage, Plane, plane::programs};
 
-use crate::{agent::Agent, floor::Floor};
+use crate::{agent::Agent, floor::Floor, nginx::Nginx};
 
 const TOKEN: &str = "broker-token-of-the-benchmark";
 /// Rounds at c = 1.
@@ -24,6 +26,8 @@ const ROUNDS: usize = 100;
 /// Rounds at c = 16, each of so many at once.
 const ROUNDS_AT_ONCE: usize = 20;
 const AT_ONCE: usize = 16;
+/// Beside nginx.
+const MANY_AT_ONCE: usize = 64;
 /// Longer than it takes until another container waits.
 const REFILL: Duration = Duration::from_millis(250);
 
@@ -86,13 +90,38 @@ fn bench() -> anyhow::Result<()> {
         || runtime.block_on(agent.run(1)),
     )?;
     let (by_gvisor, by_native) = (by_gvisor.median_ms()?, by_native.median_ms()?);
-    say(&json!({ "whole": whole, "gvisor": {
-        "execution_ms": by_gvisor, "native_ms": by_native, "ratio": by_gvisor / by_native, "goal": 1.5,
+    let through_nginx = match Nginx::start(home.path(), &upstream, TOKEN)? {
+        None => json!("nginx is not installed: apt-get install nginx-light"),
+        Some(nginx) => beside_nginx(
+            |at_once| runtime.block_on(agent.run(at_once)),
+            |at_once| runtime.block_on(nginx.run(at_once)),
+        )?,
+    };
+    say(&json!({ "whole": whole, "nginx": through_nginx, "gvisor": {
+        "execution_ms": by_gvisor, "native_ms": by_native, "ratio": by_gvisor / by_native,
+        "goal": 1.5,
     }}));
     for plane in [&mut native, &mut gvisor] {
         anyhow::ensure!(plane.stop()? == 0, "the plane did not stop cleanly");
     }
     Ok(())
+}
+
+/// No goal: what all that a proxy does not do takes.
+fn beside_nginx(
+    ours: impl Fn(usize) -> anyhow::Result<()>,
+    nginx: impl Fn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<Value> {
+    let mut rows = Vec::new();
+    for (at_once, rounds) in [(1, ROUNDS), (MANY_AT_ONCE, ROUNDS_AT_ONCE)] {
+        let [ours, theirs] = beside(rounds, Duration::ZERO, || ours(at_once), || nginx(at_once))?;
+        let (ours_ms, nginx_ms) = (ours.median_ms()?, theirs.median_ms()?);
+        rows.push(json!({
+            "at_once": at_once, "execution_ms": ours_ms, "nginx_ms": nginx_ms,
+            "difference_ms": ours_ms - nginx_ms, "ratio": ours_ms / nginx_ms,
+        }));
+    }
+    Ok(json!(rows))
 }
 
 /// A plane whose connectors are held by this.
