@@ -6,7 +6,11 @@ mod common;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use common::{Bench, all_runtimes, connector, gvisor, kill, runtimes, until, upstream::Upstream};
+use common::{Bench, all_runtimes, connector, gvisor, runtimes, until, upstream::Upstream};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use toani_protocol::{job::JobEnd, plan::Plan};
 use toani_sandbox::pool::WAITING_MAX;
 
@@ -61,6 +65,12 @@ fn is_definite(end: &JobEnd) -> bool {
     matches!(end, JobEnd::Response { status: 200, .. } | JobEnd::ConnectorFailed)
 }
 
+/// A container may end by itself before it is met.
+fn kill_if_there(pid: u32) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    assert!(matches!(kill_process(pid, Signal::KILL), Ok(()) | Err(Errno::SRCH)));
+}
+
 async fn succeeds(bench: &Bench, plan: &Plan) -> bool {
     let outcome = bench.run(plan, b"").await;
     let succeeded = matches!(outcome.end, JobEnd::Response { status: 200, .. });
@@ -90,7 +100,8 @@ async fn nothing_is_left_behind() {
         };
         kills += victims.len();
         let running = bench.try_run(&plan, b"");
-        let (end, ()) = tokio::join!(running, async { victims.into_iter().for_each(kill) });
+        let (end, ()) =
+            tokio::join!(running, async { victims.into_iter().for_each(kill_if_there) });
         match end {
             Ok(outcome) => assert!(is_definite(&outcome.end), "{number}: {:?}", outcome.end),
             Err(_) => {

@@ -15,6 +15,7 @@ use std::{
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     process::{Signal, set_parent_process_death_signal},
+    thread::set_no_new_privs,
 };
 use tokio::{net::UnixStream, sync::oneshot};
 
@@ -220,6 +221,7 @@ fn spawn(mut command: Command, theirs: [OwnedFd; 3]) -> io::Result<oneshot::Rece
 /// It cannot be executed.
 pub fn launcher(words: &[std::ffi::OsString]) -> io::Result<std::convert::Infallible> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_no_new_privs(true)?;
     let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     Err(Command::new(program).args(arguments).exec())
 }
