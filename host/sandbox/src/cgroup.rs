@@ -20,7 +20,7 @@ use places::places;
 
 /// Longest time from SIGKILL to the end of all processes of a group.
 const END: Duration = Duration::from_secs(5);
-const REMOVALS_MAX: usize = 3;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
 const PASSED_ON: &str = "+memory +pids";
 
 /// What a group may use.
@@ -235,12 +235,15 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        for _ in 0..REMOVALS_MAX {
+        let until = Instant::now() + END;
+        while Instant::now() < until {
             self.end();
-            // Somebody may have entered since it was empty.
             if self.hierarchies.iter().all(Hierarchy::remove) {
                 return;
             }
+            // Between the last process's end and its leaving the group there is nothing that
+            // version 1 could be asked to wait for.
+            std::thread::sleep(REMOVAL_PAUSE);
         }
         crate::supervisor::log("a container's control group stays behind");
     }
