@@ -72,6 +72,9 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
             assert_eq!(found.get(name), Some(&expected.to_string().as_str()), "{name}\n{report}");
         }
     }
+    let report = driver.report(Size { tmp_mib: 0, ..Size::default() }).await.unwrap();
+    let tmp = report.lines().find_map(|line| line.strip_prefix("tmp ")).unwrap();
+    assert!(tmp.starts_with(&format!("{} ", libc::EROFS)), "nothing can be written: {tmp}");
     drop(driver);
     ended.wait();
 }
@@ -109,6 +112,8 @@ async fn a_container_is_what_it_should_be_from_outside() {
             let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).unwrap();
             assert_ne!(of(&pid.to_string()), of("self"), "{name}");
         }
+        let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        assert_eq!(score.trim(), "1000", "it goes before the plane");
         assert_eq!(limit(pid, "memory", "memory.limit_in_bytes", "memory.max"), 512 << 20);
         assert_eq!(limit(pid, "pids", "pids.max", "pids.max"), 32 + 256);
     }

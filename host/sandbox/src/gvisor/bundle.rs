@@ -9,16 +9,14 @@ use serde_json::{Value, json};
 
 use super::workspace::Workspace;
 use crate::{
-    driver::Size,
+    driver::{NOBODY, Size},
     root::PROGRAM,
     syscalls::{self, Allowed, Condition},
 };
 
-/// Who the connector is.
-pub(super) const NOBODY: u32 = 65_534;
-pub(super) const OPEN_FILES_MAX: u32 = 32;
+const OPEN_FILES_MAX: u32 = 32;
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
-/// Root, but for the two namespaces of users and time: the runtime makes its own of the first.
+/// All but that of users, which the runtime makes by itself.
 const NAMESPACES: [&str; 5] = ["pid", "network", "ipc", "uts", "mount"];
 
 /// What runs in it.
@@ -72,8 +70,6 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
             "env": [],
             "cwd": "/",
             "noNewPrivileges": true,
-            // Where all of the machine's memory is used up, a container goes before the plane.
-            "oomScoreAdj": 1000,
             "capabilities": CAPABILITY_SETS.map(|set| (set, [""; 0])).into_iter().collect::<BTreeMap<_, _>>(),
             "rlimits": [
                 limit("RLIMIT_NOFILE", OPEN_FILES_MAX.into()),

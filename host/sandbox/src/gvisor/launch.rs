@@ -26,12 +26,12 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::driver::DOOR_FD;
+
 /// The argument that makes `toani-sandbox` start a runtime.
 pub const LAUNCHER_MODE: &str = "gvisor-launcher";
 /// Ends the list of groups to enter.
 const END_OF_GROUPS: &str = "--";
-/// Where the connector finds its door.
-const DOOR_FD: i32 = 3;
 /// Orders that wait for the thread.
 const QUEUE_MAX: usize = 64;
 
@@ -126,6 +126,9 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
         let file = Path::new(group).join("cgroup.procs");
         fs::write(&file, "0").with_context(|| format!("cannot enter {}", file.display()))?;
     }
+    // Where all of the machine's memory is used up, a container goes before the plane. The runtime
+    // does not do it by its bundle's word.
+    fs::write("/proc/self/oom_score_adj", "1000").context("cannot become the first to go")?;
     set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // Without close-on-exec: the runtime finds it under this number.
