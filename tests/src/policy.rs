@@ -6,7 +6,6 @@ use crate::Brokerage;
 
 /// Reads, small and large orders at a brokerage on this machine; one action that asks for a TEE.
 pub fn brokerage(owner: &str, upstream: &Brokerage, version: u64) -> String {
-    let (host, port, spki) = (upstream.host(), upstream.port(), upstream.spki());
     let order = r#"
         params:
           type: object
@@ -20,23 +19,9 @@ pub fn brokerage(owner: &str, upstream: &Brokerage, version: u64) -> String {
           body: {symbol: {$param: symbol}, quantity: {$param: quantity}}
         result:
           order: {pointer: /order, type: string, required: true}"#;
+    let head = head(owner, upstream, version);
     format!(
-        r#"# Who may do what at the brokerage.
-id: brokerage
-version: {version}
-expires: "2099-01-01T00:00:00Z"
-namespace: main
-persons: {{}}
-agents: {{}}
-credentials:
-  broker: {{owner: "{owner}"}}
-services:
-  broker:
-    connector: direct_api
-    endpoint: {{host: {host}, port: {port}, private: true}}
-    tls: {{spki_sha256: ["{spki}"]}}
-    auth: {{credential: broker, injection: bearer}}
-    actions:
+        r#"{head}
       read_balance:
         params:
           type: object
@@ -69,7 +54,6 @@ quotas:
 /// Reads at a brokerage: wherever connectors are held, and once more for each of these levels as the
 /// least.
 pub fn sandboxes(owner: &str, upstream: &Brokerage, levels: &[&str]) -> String {
-    let (host, port, spki) = (upstream.host(), upstream.port(), upstream.spki());
     // An emulator takes its time.
     let read = r#"
         params: {type: object, properties: {}}
@@ -83,10 +67,16 @@ pub fn sandboxes(owner: &str, upstream: &Brokerage, levels: &[&str]) -> String {
         let _ = writeln!(actions, "      read_balance_in_{level}:{read}");
         let _ = writeln!(actions, "        least: {{sandbox: {level}}}");
     }
+    head(owner, upstream, 1) + "\n" + &actions
+}
+
+/// Everything before the actions of the brokerage's service.
+fn head(owner: &str, upstream: &Brokerage, version: u64) -> String {
+    let (host, port, spki) = (upstream.host(), upstream.port(), upstream.spki());
     format!(
-        r#"# Who may read at the brokerage, and where.
+        r#"# Who may do what at the brokerage.
 id: brokerage
-version: 1
+version: {version}
 expires: "2099-01-01T00:00:00Z"
 namespace: main
 persons: {{}}
@@ -99,7 +89,6 @@ services:
     endpoint: {{host: {host}, port: {port}, private: true}}
     tls: {{spki_sha256: ["{spki}"]}}
     auth: {{credential: broker, injection: bearer}}
-    actions:
-{actions}"#
+    actions:"#
     )
 }

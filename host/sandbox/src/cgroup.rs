@@ -263,11 +263,8 @@ fn kill_and_wait(group: &Hierarchy, processes: &[Pid], wait: Duration) {
     let until = Instant::now() + wait;
     for (_, process) in &processes {
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
+        let left = Timespec::try_from(left).unwrap_or_default();
+        let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left));
     }
 }
 

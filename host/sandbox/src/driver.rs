@@ -11,6 +11,11 @@ use tokio::{io::AsyncReadExt, net::UnixStream};
 
 use crate::{execution::Work, root::PROGRAM, vm::VmPaths};
 
+/// Who the connector is, inside and, where we may choose, outside.
+pub(crate) const NOBODY: u32 = 65_534;
+/// Where it finds its door.
+pub(crate) const DOOR_FD: i32 = 3;
+
 /// Which driver, and what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DriverKind {

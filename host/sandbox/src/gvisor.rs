@@ -289,7 +289,8 @@ pub struct GvisorParked {
 
 impl Parked for GvisorParked {
     fn is_sound(&self) -> bool {
-        self.container.processes() > 0 && driver::is_silent(&self.streams.job)
+        // With its last process the stream ends.
+        driver::is_silent(&self.streams.job)
     }
 
     async fn run(self, work: Work) -> JobOutcome {

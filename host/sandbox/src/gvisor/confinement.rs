@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bundle::NOBODY;
-use crate::driver::Size;
+use crate::driver::{NOBODY, Size};
 
 /// The answer of a container of this size; `Err` names the line that does not hold.
 pub(super) fn judge(report: &str, size: Size) -> Result<(), String> {

@@ -36,11 +36,8 @@ use super::{
     step::{At, Step, StepFailed},
     sys::{self, Side},
 };
+use crate::driver::{DOOR_FD, NOBODY};
 
-/// Who the connector is, inside and, where we may choose, outside.
-const NOBODY: u32 = 65_534;
-/// Where the connector finds its door.
-const DOOR_FD: i32 = 3;
 /// From where it is executed; closed by that.
 const EXEC_FD: i32 = 4;
 /// Copies of descriptors go here while the low numbers are arranged.
