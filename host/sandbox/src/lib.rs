@@ -13,7 +13,7 @@
 //! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
 //!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
 //!   bounds what it uses.
-//! - [`root`]: the root file system that containers run, by its digest.
+//! - [`root`]: the root file systems that containers run, by their digests.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
@@ -26,6 +26,7 @@ pub mod address;
 mod cgroup;
 pub mod client;
 mod connection;
+mod descriptors;
 pub mod door;
 pub mod driver;
 pub mod evidence;

@@ -18,7 +18,7 @@ use toani_sandbox::{
     gvisor::{self, Ended, Gvisor},
     messages::{self, FromSupervisor},
     native::{self, Native},
-    root::RootFileSystem,
+    root::Roots,
     supervisor, vm,
 };
 use tokio::net::UnixStream;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
-    {native | gvisor RUNSC} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
+    {native | gvisor RUNSC [--browser FILE]} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
 
 /// What containers are made of.
 struct Containers {
@@ -72,8 +72,13 @@ impl Containers {
     fn read(arguments: &[OsString]) -> anyhow::Result<(Self, &[OsString])> {
         let (driver, rest) = match arguments {
             [driver, rest @ ..] if driver == "native" => (DriverKind::Native, rest),
+            [driver, runsc, named, browser, rest @ ..]
+                if driver == "gvisor" && named == "--browser" =>
+            {
+                (DriverKind::Gvisor { runsc: runsc.into(), browser: Some(browser.into()) }, rest)
+            }
             [driver, runsc, rest @ ..] if driver == "gvisor" => {
-                (DriverKind::Gvisor { runsc: runsc.into() }, rest)
+                (DriverKind::Gvisor { runsc: runsc.into(), browser: None }, rest)
             }
             _ => bail!(USAGE),
         };
@@ -279,20 +284,20 @@ enum Started {
 
 /// And what this program is measured as, as a process.
 async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
-    let root = RootFileSystem::open(&what.root_file_system)?;
+    let roots = Roots::open(&what.root_file_system, &what.driver)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
-            let (driver, lost) = Native::start(&root).await?;
+            let (driver, lost) = Native::start(&roots).await?;
             (Started::Native(driver, Box::pin(lost)), DriverKind::Native)
         }
-        DriverKind::Gvisor { runsc } => {
-            let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref()).await?;
-            let runs = DriverKind::Gvisor { runsc: driver.runtime() };
+        DriverKind::Gvisor { runsc, .. } => {
+            let (driver, ended) = Gvisor::start(&roots, runsc, OWN.as_ref()).await?;
+            let runs = DriverKind::Gvisor { runsc: driver.runtime(), browser: None };
             (Started::Gvisor(driver, ended), runs)
         }
         DriverKind::Vm(_) => bail!(USAGE),
     };
-    let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, root.digest())
+    let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, roots.digests())
         .context("cannot measure what runs")?;
     Ok((driver, launch_digest))
 }

@@ -26,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Signal, pidfd_send_signal},
 };
-use toani_protocol::{ids::Hash, job::JobOutcome};
+use toani_protocol::{instance::RootFileSystems, job::JobOutcome};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
@@ -35,9 +35,9 @@ use tokio::{
 };
 
 use crate::{
-    driver::{self, Driver, Parked, PrepareError, Size},
+    driver::{self, Driver, Kind, Parked, PrepareError},
     execution::{self, Streams, Work},
-    root::{RootError, RootFileSystem},
+    root::{RootError, Roots},
 };
 
 mod landlock;
@@ -78,7 +78,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Native {
     control: AsyncFd<OwnedFd>,
-    root_file_system: Hash,
+    root_file_systems: RootFileSystems,
 }
 
 impl Native {
@@ -88,15 +88,15 @@ impl Native {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        root: &RootFileSystem,
+        roots: &Roots,
     ) -> Result<(Self, impl Future<Output = ()> + use<>), StartError> {
-        let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
+        let memory = in_memory(&roots.connector.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(std::io::Error::from)?;
         let ended = start_launcher(theirs, memory)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
-        let driver = Self { control: sys::watch(ours)?, root_file_system: root.digest() };
+        let driver = Self { control: sys::watch(ours)?, root_file_systems: roots.digests() };
         driver.try_out().await?;
         let ended = async {
             // A sender that is dropped says the same.
@@ -108,7 +108,7 @@ impl Native {
     /// One container, looked at from outside. The steps have said that they worked; this checks
     /// that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
-        let parked = self.prepare(Size::default()).await.map_err(StartError::CannotIsolate)?;
+        let parked = self.prepare(Kind::default()).await.map_err(StartError::CannotIsolate)?;
         let status = parked
             .process
             .status()
@@ -138,11 +138,11 @@ impl Native {
 impl Driver for Native {
     type Parked = NativeParked;
 
-    fn root_file_system(&self) -> Hash {
-        self.root_file_system
+    fn root_file_systems(&self) -> RootFileSystems {
+        self.root_file_systems
     }
 
-    async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
+    async fn prepare(&self, Kind { size, .. }: Kind) -> Result<NativeParked, PrepareError> {
         let preparing = async {
             let (job, their_job) = StdStream::pair()?;
             let (door, their_door) = StdStream::pair()?;
@@ -161,8 +161,8 @@ impl Driver for Native {
             // The container holds the only copies now: their end is its end.
             drop(order);
             let process = started(UnixStream::from_std(report)?).await?;
-            let mut streams =
-                Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
+            let doors = vec![UnixStream::from_std(door)?];
+            let mut streams = Streams { job: UnixStream::from_std(job)?, doors };
             driver::waits(&mut streams.job).await.map_err(std::io::Error::other)?;
             Ok(NativeParked { streams, process })
         };

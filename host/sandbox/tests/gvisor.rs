@@ -14,18 +14,24 @@ use common::{Bench, gvisor, probe, root_of, runtimes, status, until};
 use toani_protocol::job::JobEnd;
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
-    driver::Size,
+    driver::Kind,
     gvisor::{Ended, Gvisor},
     pool::WAITING_MAX,
-    root::RootFileSystem,
+    root::Roots,
 };
 
 async fn started() -> (Gvisor, Ended) {
     let driver = gvisor();
-    let root = RootFileSystem::open(&root_of(&driver, &probe())).unwrap();
-    let DriverKind::Gvisor { runsc } = driver else { unreachable!() };
+    let roots = Roots::open(&root_of(&driver, &probe()), &driver).unwrap();
+    let DriverKind::Gvisor { runsc, .. } = driver else { unreachable!() };
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    Gvisor::start(&root, &runsc, sandbox).await.unwrap()
+    Gvisor::start(&roots, &runsc, sandbox).await.unwrap()
+}
+
+fn with_tmp(mib: u32) -> Kind {
+    let mut kind = Kind::default();
+    kind.size.tmp_mib = mib;
+    kind
 }
 
 fn lines(report: &str) -> BTreeMap<&str, &str> {
@@ -38,7 +44,7 @@ fn lines(report: &str) -> BTreeMap<&str, &str> {
 async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let (driver, ended) = started().await;
     for _ in 0..2 {
-        let report = driver.report(Size { tmp_mib: 1, ..Size::default() }).await.unwrap();
+        let report = driver.report(with_tmp(1)).await.unwrap();
         let found = lines(&report);
         for (name, expected) in [
             ("canary", libc::ENOENT),
@@ -72,7 +78,7 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
             assert_eq!(found.get(name), Some(&expected.to_string().as_str()), "{name}\n{report}");
         }
     }
-    let report = driver.report(Size { tmp_mib: 0, ..Size::default() }).await.unwrap();
+    let report = driver.report(with_tmp(0)).await.unwrap();
     let tmp = report.lines().find_map(|line| line.strip_prefix("tmp ")).unwrap();
     assert!(tmp.starts_with(&format!("{} ", libc::EROFS)), "nothing can be written: {tmp}");
     drop(driver);
@@ -121,7 +127,7 @@ async fn a_container_is_what_it_should_be_from_outside() {
 
 /// A runtime that does what the real one does, with other arguments or another bundle.
 fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
-    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+    let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
     let path = folder.join(name);
     let script = format!(
         "#!/bin/bash\narguments=()\nbundle=\nfor argument in \"$@\"; do\n\
@@ -136,7 +142,8 @@ fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
 
 async fn refused(runsc: PathBuf) -> String {
     let name = runsc.clone();
-    let paths = common::paths_under(DriverKind::Gvisor { runsc }, &common::connector());
+    let paths =
+        common::paths_under(DriverKind::Gvisor { runsc, browser: None }, &common::connector());
     match SupervisorClient::spawn(&paths).await {
         Err(SpawnError::CannotStart(why)) => why,
         Ok(_) => panic!("{} started", name.display()),
@@ -201,7 +208,7 @@ impl Ordinary {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+        let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
         let root = root_of(&gvisor(), &common::connector());
         let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
         for (from, name) in [(sandbox, "sandbox"), (&runsc, "runsc"), (&root, "root")] {
@@ -232,7 +239,7 @@ impl Ordinary {
         std::fs::set_permissions(&supervisor, PermissionsExt::from_mode(0o755)).unwrap();
         SupervisorPaths {
             supervisor,
-            driver: DriverKind::Gvisor { runsc: self.folder.path().join("runsc") },
+            driver: DriverKind::Gvisor { runsc: self.folder.path().join("runsc"), browser: None },
             root_file_system: self.folder.path().join("root"),
             simulated_chip: Some(self.folder.path().join("machine")),
         }

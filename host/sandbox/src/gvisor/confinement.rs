@@ -23,7 +23,6 @@ fn expected(size: Size) -> Vec<(&'static str, String)> {
     let nobody = [NOBODY.to_string().as_str(); 4].join(" ");
     let none = || "0000000000000000".to_owned();
     vec![
-        // The runtime's own.
         ("environment", "HOME=/".to_owned()),
         // Its own name, and what it was asked.
         ("arguments", "2".to_owned()),

@@ -13,6 +13,7 @@ use rustix::{
     process::geteuid,
 };
 use tempfile::TempDir;
+use toani_protocol::policy::RootName;
 
 use crate::cgroup::{Groups, NoGroups};
 
@@ -64,9 +65,9 @@ impl Workspace {
         self.folder.path().join("runsc")
     }
 
-    /// The copy of the root file system's image.
-    pub(super) fn root(&self) -> PathBuf {
-        self.folder.path().join("root.erofs")
+    /// The copy of a root file system's image.
+    pub(super) fn root(&self, name: RootName) -> PathBuf {
+        self.folder.path().join(name.as_str()).with_extension("erofs")
     }
 
     /// An empty folder.
