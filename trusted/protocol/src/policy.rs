@@ -394,13 +394,9 @@ pub struct Window {
 }
 
 names! {
-    /// Which of a sandbox's root file systems; the admission list says which bytes each is.
-    RootName {
-        /// The connector alone.
-        Connector = "connector",
-        /// A browser besides.
-        Browser = "browser",
-    }
+    /// Which of a sandbox's root file systems: with the connector alone, or a browser besides. The
+    /// admission list says which bytes each is.
+    RootName { Connector = "connector", Browser = "browser", }
 }
 
 /// Resources of one execution's container.

@@ -7,7 +7,8 @@ use toani_protocol::{
     Hash, Time,
     assurance::SandboxLevel,
     evidence::{ReportData, Role, sandbox_report_data},
-    instance::{AdmittedSandbox, LaunchDigest, RootFileSystems, VerifiedAdmission, sandbox_hash},
+    instance::{AdmittedSandbox, LaunchDigest, VerifiedAdmission, sandbox_hash},
+    policy::RootName,
 };
 use toani_tls::{PeerCertificate, PeerCheck, Refused};
 
@@ -32,9 +33,9 @@ impl AttestedPeer {
         self.admitted.level
     }
 
-    /// What its containers may run, by the list under which it was bound.
-    pub(crate) fn root_file_systems(&self) -> RootFileSystems {
-        self.admitted.root_file_systems
+    /// What its containers run by this name, by the list under which it was bound.
+    pub(crate) fn root_file_system(&self, name: RootName) -> Option<Hash> {
+        self.admitted.root_file_systems.get(name)
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo of its channel key.
