@@ -18,8 +18,8 @@ mod places;
 
 use places::places;
 
-/// Longest time from SIGKILL to the end of all processes of a group.
-const END: Duration = Duration::from_secs(5);
+/// Longest time from SIGKILL to the end of all processes of a group, and to its removal.
+const END: Duration = Duration::from_secs(3);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
 const PASSED_ON: &str = "+memory +pids";
 
@@ -79,6 +79,13 @@ impl Groups {
             groups.hierarchies.push(made.ok_or(refused)?);
         }
         Ok(groups)
+    }
+
+    /// Says whether nothing is left of them, which is so once no container has its group in them.
+    pub(crate) fn remove(&self) -> bool {
+        // All of them, also if one stays.
+        let removed: Vec<bool> = self.hierarchies.iter().map(Hierarchy::remove).collect();
+        removed.into_iter().all(|removed| removed)
     }
 
     /// What is to be removed after this process, should it not come to that.
@@ -201,6 +208,12 @@ impl Group {
         Self { hierarchies }
     }
 
+    /// Its folder, or one of them.
+    pub(crate) fn name(&self) -> String {
+        let first = self.folders().next().map(|folder| folder.display().to_string());
+        first.unwrap_or_default()
+    }
+
     /// Where a process writes its number to be in it.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
         self.hierarchies.iter().map(|hierarchy| hierarchy.folder.as_path())
@@ -224,7 +237,6 @@ impl Group {
                 }
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    crate::supervisor::log("a container did not end after SIGKILL");
                     return;
                 }
                 kill_and_wait(hierarchy, &processes, left);
@@ -245,7 +257,10 @@ impl Drop for Group {
             // version 1 could be asked to wait for.
             std::thread::sleep(REMOVAL_PAUSE);
         }
-        crate::supervisor::log("a container's control group stays behind");
+        crate::supervisor::log(&format!(
+            "{} stays behind, for what is in it did not end after SIGKILL; the next start clears it away",
+            self.name()
+        ));
     }
 }
 

@@ -27,23 +27,22 @@ use tokio::{
 use crate::{
     cgroup::{Group, Limits},
     driver::{self, Driver, Parked, PrepareError, Size},
+    ending::{Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, RootFileSystem},
+    workspace::{self, Workspace, WorkspaceError},
 };
 
 mod bundle;
 mod confinement;
-mod end;
+mod files;
 mod launch;
-mod workspace;
 
-pub use end::Ended;
 pub use launch::{LAUNCHER_MODE, launcher};
 
 use bundle::Runs;
-use end::{Ending, Remains};
+use files::Remains;
 use launch::{Launcher, Order};
-use workspace::{Workspace, WorkspaceError};
 
 /// Longest time from an order to a container that waits.
 const PREPARE: Duration = Duration::from_secs(20);
@@ -57,7 +56,6 @@ const THREADS_EXTRA: u32 = 256;
 const REPORT_BYTES_MAX: u64 = 16 * 1024;
 /// Of what a runtime says before it ends.
 const WORDS_BYTES_MAX: usize = 512;
-const ID_BYTES: usize = 16;
 /// The first runtime whose platform does without ptrace, and that can pass descriptors.
 pub const RUNTIME_LEAST: u32 = 20_240_729;
 
@@ -111,6 +109,7 @@ impl Gvisor {
         sandbox: &Path,
     ) -> Result<(Self, Ended), StartError> {
         let workspace = Arc::new(Workspace::create()?);
+        workspace.make_folders()?;
         let runtime = workspace.runtime();
         copy_runtime(runsc, &runtime)
             .map_err(|error| StartError::NoRuntime(runsc.to_path_buf(), error))?;
@@ -169,10 +168,9 @@ impl Gvisor {
     }
 
     async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
-        let id = new_id()?;
-        let folder = self.workspace.container(&id);
-        fs::create_dir(&folder)?;
-        let remains = Remains { folder: folder.clone(), _workspace: Arc::clone(&self.workspace) };
+        let id = workspace::new_id()?;
+        let remains = Remains::create(&self.workspace, &id)?;
+        let folder = remains.folder().to_path_buf();
         bundle::write(&folder, &self.workspace, size, runs)?;
         let group = self.workspace.groups().group(&id, limits(size))?;
         let (job, their_job) = StdStream::pair()?;
@@ -255,13 +253,6 @@ fn limits(size: Size) -> Limits {
     }
 }
 
-/// Of one length, because a runtime takes the beginning of an id for the whole.
-fn new_id() -> io::Result<String> {
-    let mut bytes = [0; ID_BYTES];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 impl Driver for Gvisor {
     type Parked = GvisorParked;
 
@@ -327,9 +318,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if let Some((process, group, remains)) = self.inner.take() {
-            self.ending.end(process, group, remains);
+        let Some((mut process, group, remains)) = self.inner.take() else { return };
+        if let Some(process) = &mut process {
+            // Its sandbox has asked to be killed with it. That it has ended already is as good.
+            let _ = process.start_kill();
         }
+        let name = group.name();
+        // In this order: killed with all that it has started, then its folder.
+        self.ending.end(&name, (group, process, remains));
     }
 }
 

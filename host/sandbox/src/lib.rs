@@ -13,6 +13,8 @@
 //! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
 //!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
 //!   bounds what it uses.
+//! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
+//!   supervisor has on its machine, also if it was killed.
 //! - [`root`]: the root file system that containers run, by its digest.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
@@ -28,6 +30,7 @@ pub mod client;
 mod connection;
 pub mod door;
 pub mod driver;
+pub mod ending;
 pub mod evidence;
 pub mod execution;
 pub mod guest;
@@ -42,6 +45,7 @@ pub mod scrub;
 pub mod supervisor;
 mod syscalls;
 pub mod vm;
+mod workspace;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
 pub use driver::DriverKind;

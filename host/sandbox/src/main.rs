@@ -13,9 +13,10 @@ use rustix::{
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
     DriverKind,
+    ending::Ended,
     evidence::{EvidenceSource, SimulatedChip},
     guest::{self, GuestEvidence},
-    gvisor::{self, Ended, Gvisor},
+    gvisor::{self, Gvisor},
     messages::{self, FromSupervisor},
     native::{self, Native},
     root::RootFileSystem,
@@ -27,8 +28,10 @@ use tokio::net::UnixStream;
 const SIMULATED_CHIP: &str = "--simulated-chip";
 /// This program.
 const OWN: &str = "/proc/self/exe";
-/// Longest time for tasks to let go of what they hold.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+/// Longest time for tasks to let go of what they hold, and then for containers to end: together below
+/// the five seconds that the gateway waits for this process.
+const SHUTDOWN: Duration = Duration::from_millis(1_000);
+const END: Duration = Duration::from_millis(3_500);
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
@@ -233,7 +236,7 @@ fn run(work: impl AsyncFnOnce(&mut Option<Ended>) -> anyhow::Result<()>) -> anyh
     runtime.shutdown_timeout(SHUTDOWN);
     // With the runtime everything that holds a container is gone, and so are they soon.
     if let Some(ended) = ended {
-        ended.wait();
+        ended.wait(END);
     }
     end
 }

@@ -8,17 +8,22 @@ use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use common::{Bench, gvisor, probe, root_of, runtimes, status, until};
 use toani_protocol::job::JobEnd;
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
-    driver::Size,
-    gvisor::{Ended, Gvisor},
+    driver::{Driver, Size},
+    ending::Ended,
+    gvisor::Gvisor,
     pool::WAITING_MAX,
     root::RootFileSystem,
 };
+
+/// What a supervisor gives its containers to end.
+const END: Duration = Duration::from_secs(5);
 
 async fn started() -> (Gvisor, Ended) {
     let driver = gvisor();
@@ -76,7 +81,24 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let tmp = report.lines().find_map(|line| line.strip_prefix("tmp ")).unwrap();
     assert!(tmp.starts_with(&format!("{} ", libc::EROFS)), "nothing can be written: {tmp}");
     drop(driver);
-    ended.wait();
+    assert!(ended.wait(END), "containers have not ended");
+}
+
+/// As a supervisor does that its gateway closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_that_wait_end_together_and_leave_nothing() {
+    let (driver, ended) = started().await;
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        waiting.push(driver.prepare(Size::default()).await.unwrap());
+    }
+    let folder = driver.runtime().parent().unwrap().to_path_buf();
+    let groups = std::fs::read_to_string(folder.join("groups")).unwrap();
+    let groups: Vec<_> = groups.lines().map(PathBuf::from).collect();
+    assert!(groups.iter().all(|group| group.exists()));
+    drop((driver, waiting));
+    assert!(ended.wait(END), "they are not gone when the gateway stops waiting");
+    assert!(groups.iter().all(|group| !group.exists()) && !folder.exists());
 }
 
 /// What a control group says, in either version of them.

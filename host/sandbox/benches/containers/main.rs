@@ -21,8 +21,9 @@ use toani_protocol::{
 };
 use toani_sandbox::{
     driver::{Driver, Parked, Size},
+    ending::Ended,
     execution::Work,
-    gvisor::{Ended, Gvisor},
+    gvisor::Gvisor,
     root::RootFileSystem,
 };
 use tokio::runtime::Runtime;
@@ -32,6 +33,8 @@ const ROUNDS: usize = 30;
 const CONTAINERS: usize = 40;
 const AT_ONCE: usize = 2;
 const HELD: usize = 50;
+/// Longest time for all containers to end.
+const END: Duration = Duration::from_secs(60);
 
 #[allow(clippy::print_stdout, reason = "the benchmark's result")]
 fn main() -> anyhow::Result<()> {
@@ -70,7 +73,7 @@ impl Bench {
         let (driver, ended) = self.start()?;
         let result = with(&driver);
         drop(driver);
-        ended.wait();
+        ended.wait(END);
         result
     }
 
@@ -122,7 +125,7 @@ impl Bench {
         };
         self.runtime.block_on(async { tokio::try_join!(one(), one()) })?;
         drop(driver);
-        ended.wait();
+        ended.wait(END);
         let ours = per_second(CONTAINERS, began.elapsed());
         let began = Instant::now();
         let loops: Vec<_> = (0..AT_ONCE).map(|_| peers.runsc_loop(CONTAINERS / AT_ONCE)).collect();

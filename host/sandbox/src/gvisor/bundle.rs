@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde_json::{Value, json};
 
-use super::workspace::Workspace;
 use crate::{
     driver::{NOBODY, Size},
     root::PROGRAM,
     syscalls::{self, Allowed, Condition},
+    workspace::Workspace,
 };
 
 const OPEN_FILES_MAX: u32 = 32;
