@@ -219,6 +219,12 @@ impl Group {
         self.hierarchies.iter().map(|hierarchy| hierarchy.folder.as_path())
     }
 
+    /// The same, opened by whoever may, for a process that may not.
+    pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let files = self.folders().map(|folder| folder.join("cgroup.procs"));
+        files.map(|file| Ok(fs::File::options().write(true).open(file)?.into())).collect()
+    }
+
     /// Processes that are in it.
     pub(crate) fn processes(&self) -> usize {
         let counts = self.hierarchies.iter().map(|hierarchy| hierarchy.processes().len());

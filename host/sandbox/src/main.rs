@@ -252,12 +252,15 @@ async fn serve<E: EvidenceSource>(
     };
     let source = Arc::new(source);
     match driver {
-        Started::Native(driver, lost) => tokio::select! {
-            end = supervisor::serve(stream, Arc::new(driver), source, launch_digest) => {
-                end.context("the gateway's stream")
+        Started::Native(driver, lost, after) => {
+            *ended = Some(after);
+            tokio::select! {
+                end = supervisor::serve(stream, Arc::new(driver), source, launch_digest) => {
+                    end.context("the gateway's stream")
+                }
+                () = lost => bail!("the launcher ended"),
             }
-            () = lost => bail!("the launcher ended"),
-        },
+        }
         Started::Gvisor(driver, after) => {
             *ended = Some(after);
             let end = supervisor::serve(stream, Arc::new(driver), source, launch_digest);
@@ -276,7 +279,7 @@ async fn refuse(stream: &mut UnixStream, error: &anyhow::Error) -> anyhow::Resul
 /// A driver that isolates here.
 enum Started {
     /// And what ends with its launcher.
-    Native(Native, Pin<Box<dyn Future<Output = ()>>>),
+    Native(Native, Pin<Box<dyn Future<Output = ()>>>, Ended),
     Gvisor(Gvisor, Ended),
 }
 
@@ -285,8 +288,8 @@ async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
     let root = RootFileSystem::open(&what.root_file_system)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
-            let (driver, lost) = Native::start(&root).await?;
-            (Started::Native(driver, Box::pin(lost)), DriverKind::Native)
+            let (driver, lost, ended) = Native::start(&root, OWN.as_ref()).await?;
+            (Started::Native(driver, Box::pin(lost), ended), DriverKind::Native)
         }
         DriverKind::Gvisor { runsc } => {
             let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref()).await?;

@@ -1,12 +1,13 @@
-//! The native driver: namespaces, no capabilities, a system call filter, an empty root, limits.
+//! The native driver: namespaces, no capabilities, a system call filter, an empty root, a control
+//! group, limits.
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
 //! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
-//! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
+//! but the job's stream and the door; a control group that bounds memory and processes; limits; a
+//! session of its own; no core, not dumpable.
 //!
-//! What it does not do: the memory is a limit of address space, not of a cgroup, and there is
-//! no `/tmp`, so `tmp_mib` is not used.
+//! What it does not do: there is no `/tmp`, so `tmp_mib` is not used.
 
 use std::{
     fs::File,
@@ -15,7 +16,9 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdStream,
     },
+    path::Path,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -35,9 +38,12 @@ use tokio::{
 };
 
 use crate::{
+    cgroup::{self, Group},
     driver::{self, Driver, Parked, PrepareError, Size},
+    ending::{Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, RootFileSystem},
+    workspace::{self, Workspace, WorkspaceError},
 };
 
 mod landlock;
@@ -59,11 +65,16 @@ const PREPARE_MS_MAX: u64 = 10_000;
 /// Longest time from SIGKILL to the end of a container's first process.
 const END_MS_MAX: u64 = 5_000;
 
+/// The first copy of the launcher, which is in the container's group until it has made the second.
+const THREADS_EXTRA: u32 = 1;
+
 /// Why the driver does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Root(#[from] RootError),
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
     #[error("the connector cannot be kept in memory: {0}")]
     Memory(Errno),
     #[error("the launcher cannot be started: {0}")]
@@ -79,30 +90,37 @@ pub enum StartError {
 pub struct Native {
     control: AsyncFd<OwnedFd>,
     root_file_system: Hash,
+    workspace: Arc<Workspace>,
+    ending: Ending,
 }
 
 impl Native {
-    /// Reads the connector, starts a launcher and tries one container.
-    /// Returns the driver and a future that ends when the launcher does.
+    /// Reads the connector, starts a launcher and tries one container. `sandbox` is this program.
+    /// Returns the driver, a future that ends when the launcher does, and what waits for the end of
+    /// all that it has started.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
         root: &RootFileSystem,
-    ) -> Result<(Self, impl Future<Output = ()> + use<>), StartError> {
+        sandbox: &Path,
+    ) -> Result<(Self, impl Future<Output = ()> + use<>, Ended), StartError> {
+        let workspace = Arc::new(Workspace::create()?);
+        let (ending, ended) = Ending::start()?;
         let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(std::io::Error::from)?;
-        let ended = start_launcher(theirs, memory)?;
+        let lost = start_launcher(sandbox, theirs, memory)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
-        let driver = Self { control: sys::watch(ours)?, root_file_system: root.digest() };
+        let control = sys::watch(ours)?;
+        let driver = Self { control, root_file_system: root.digest(), workspace, ending };
         driver.try_out().await?;
-        let ended = async {
+        let lost = async {
             // A sender that is dropped says the same.
-            let _ = ended.await;
+            let _ = lost.await;
         };
-        Ok((driver, ended))
+        Ok((driver, lost, ended))
     }
 
     /// One container, looked at from outside. The steps have said that they worked; this checks
@@ -110,7 +128,7 @@ impl Native {
     async fn try_out(&self) -> Result<(), StartError> {
         let parked = self.prepare(Size::default()).await.map_err(StartError::CannotIsolate)?;
         let status = parked
-            .process
+            .container
             .status()
             .ok_or(StartError::NotIsolated("the container's process ended at once"))?;
         let line = |name: &str| {
@@ -125,9 +143,10 @@ impl Native {
             (line("NoNewPrivs:") == ["1"], "new privileges can be gained"),
             (line("Seccomp:") == ["2"], "no system call filter is in force"),
             (line("NSpid:").last() == Some(&"1"), "there is no new pid namespace"),
+            (parked.container.group_holds_it(), "its process is not in its control group"),
         ];
         let broken = checks.into_iter().find(|(holds, _)| !holds);
-        parked.process.end().await;
+        parked.container.end().await;
         match broken {
             Some((_, what)) => Err(StartError::NotIsolated(what)),
             None => Ok(()),
@@ -144,6 +163,15 @@ impl Driver for Native {
 
     async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
         let preparing = async {
+            let id = workspace::new_id()?;
+            let group = self.workspace.groups().group(&id, group_limits(size))?;
+            let entrances = group.entrances()?;
+            // From here on whatever happens ends where nobody waits for it.
+            let mut container = Container {
+                process: None,
+                left: Some((group, Arc::clone(&self.workspace))),
+                ending: self.ending.clone(),
+            };
             let (job, their_job) = StdStream::pair()?;
             let (door, their_door) = StdStream::pair()?;
             let (report, their_report) = StdStream::pair()?;
@@ -155,16 +183,18 @@ impl Driver for Native {
                 job: their_job.into(),
                 door: their_door.into(),
                 report: their_report.into(),
+                groups: entrances,
             };
             let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
             self.control.async_io(Interest::WRITABLE, send).await?;
             // The container holds the only copies now: their end is its end.
             drop(order);
-            let process = started(UnixStream::from_std(report)?).await?;
+            container.process = Some(started(UnixStream::from_std(report)?).await?);
             let mut streams =
                 Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
-            driver::waits(&mut streams.job).await.map_err(std::io::Error::other)?;
-            Ok(NativeParked { streams, process })
+            let waiting = driver::waits(&mut streams.job).await;
+            waiting.map_err(|PrepareError(why)| std::io::Error::other(why))?;
+            Ok(NativeParked { streams, container })
         };
         match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {
             Ok(Ok(parked)) => Ok(parked),
@@ -174,6 +204,14 @@ impl Driver for Native {
             }
             Err(_) => Err(PrepareError("the launcher did not answer in time".into())),
         }
+    }
+}
+
+fn group_limits(size: Size) -> cgroup::Limits {
+    let limits = Limits::of(size);
+    cgroup::Limits {
+        memory_bytes: limits.memory_bytes(),
+        threads: size.processes.saturating_add(THREADS_EXTRA),
     }
 }
 
@@ -200,18 +238,58 @@ async fn started(report: UnixStream) -> std::io::Result<Process> {
 #[derive(Debug)]
 pub struct NativeParked {
     streams: Streams,
-    process: Process,
+    container: Container,
 }
 
 impl Parked for NativeParked {
     fn is_sound(&self) -> bool {
-        !self.process.has_ended()
+        !self.container.has_ended()
     }
 
     async fn run(self, work: Work) -> JobOutcome {
         let outcome = execution::run(self.streams, work).await;
-        self.process.end().await;
+        self.container.end().await;
         outcome
+    }
+}
+
+/// A container's first process and its group. Dropping it kills it at once, and lets the rest be
+/// cleared away by whoever does that.
+#[derive(Debug)]
+struct Container {
+    process: Option<Process>,
+    left: Option<(Group, Arc<Workspace>)>,
+    ending: Ending,
+}
+
+impl Container {
+    /// Kills it and returns when it has ended.
+    async fn end(mut self) {
+        if let Some(process) = self.process.take() {
+            process.end().await;
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(Process::has_ended)
+    }
+
+    fn status(&self) -> Option<String> {
+        self.process.as_ref()?.status()
+    }
+
+    fn group_holds_it(&self) -> bool {
+        self.left.as_ref().is_some_and(|(group, _)| group.processes() >= 1)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if let Some((group, workspace)) = self.left.take() {
+            let name = group.name();
+            self.ending.end(&name, (group, workspace));
+        }
     }
 }
 
@@ -276,8 +354,12 @@ fn in_memory(program: &[u8]) -> rustix::io::Result<OwnedFd> {
 
 /// Starts the launcher on a thread that lives as long as it does: the launcher asks to be killed
 /// when the thread that started it ends.
-fn start_launcher(control: OwnedFd, memory: OwnedFd) -> std::io::Result<oneshot::Receiver<()>> {
-    let mut command = Command::new("/proc/self/exe");
+fn start_launcher(
+    sandbox: &Path,
+    control: OwnedFd,
+    memory: OwnedFd,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let mut command = Command::new(sandbox);
     command
         .arg(LAUNCHER_MODE)
         .env_clear()

@@ -10,8 +10,8 @@ use std::{
 };
 
 use common::{
-    Bench, connector, drivers,
-    enclave::{self, authority},
+    Bench, children_of, connector, drivers, enclave, limit,
+    ordinary::{Delegated, ORDINARY, Ordinary, enter},
     paths, probe,
     probe::{connecting, expect_isolated, probed},
     status, until,
@@ -20,7 +20,7 @@ use common::{
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use toani_protocol::{job::JobEnd, plan::Plan, policy::Injection};
-use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
+use toani_sandbox::{DriverKind, SpawnError, SupervisorClient, SupervisorPaths};
 
 /// A plan that tells the probe what to ask the door.
 fn asking(upstream: &Upstream, line: &str) -> Plan {
@@ -42,6 +42,10 @@ fn expect_nobody(pid: u32, outside: &str) {
         is(set, "0000000000000000");
     }
     assert!(status(pid, "NSpid:").unwrap().ends_with("\t1"));
+    assert_eq!(limit(pid, "memory", "memory.limit_in_bytes", "memory.max"), 512 << 20);
+    assert_eq!(limit(pid, "pids", "pids.max", "pids.max"), 32 + 1);
+    let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "1000", "it goes before the plane");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let limit = |name: &str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name));
@@ -171,7 +175,7 @@ async fn another_root_file_system_than_the_one_that_is_here_runs_nothing() {
 /// A program that another user may run too, in the place of the supervisor.
 fn instead_of_supervisor(folder: &Path, name: &str, script: &str) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\nexec {script} \"$@\"\n")).unwrap();
+    std::fs::write(&path, format!("#!/bin/sh\n{script} \"$@\"\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
 }
@@ -182,39 +186,38 @@ fn open_folder() -> tempfile::TempDir {
     folder
 }
 
-#[tokio::test]
-async fn it_isolates_for_an_ordinary_user_too() {
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_user_has_containers_where_groups_are_delegated_and_else_the_remedy() {
     if !is_root() {
         // Then all other tests say so.
         return;
     }
-    let folder = open_folder();
-    let supervisor = folder.path().join("toani-sandbox");
-    std::fs::copy(env!("CARGO_BIN_EXE_toani-sandbox"), &supervisor).unwrap();
-    let connector = folder.path().join("probe");
-    std::fs::copy(probe(), &connector).unwrap();
-    // The same machine, as a folder of that user's.
-    authority().snp_root().unwrap();
-    let machine = folder.path().join("machine");
-    std::fs::create_dir(&machine).unwrap();
-    for entry in std::fs::read_dir(enclave::machine()).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), machine.join(entry.unwrap().file_name()));
-        std::fs::copy(from, &to).unwrap();
-        std::os::unix::fs::chown(&to, Some(1234), Some(1234)).unwrap();
-    }
-    std::os::unix::fs::chown(&machine, Some(1234), Some(1234)).unwrap();
-    let script =
-        format!("setpriv --reuid 1234 --regid 1234 --clear-groups {}", supervisor.display());
-    let bench = Bench::new(SupervisorPaths {
-        supervisor: instead_of_supervisor(folder.path(), "ordinary", &script),
-        simulated_chip: Some(machine),
-        ..paths(connector)
-    })
-    .await;
-    assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
+    let user = Ordinary::new();
     let upstream = Upstream::start().await;
-    expect_isolated(probed(&bench, upstream.plan("/ok", None)).await);
-    bench.containers(waiting(1)).await;
+    for driver in drivers() {
+        let why = cannot_start(&user.paths(&driver, &[])).await;
+        assert!(why.contains("memory has no limit") && why.contains("Delegate=yes"), "{why}");
+
+        let delegated = Delegated::to(ORDINARY);
+        let bench = Bench::new(user.paths(&driver, &delegated.0)).await;
+        let own = ORDINARY.to_string();
+        assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with(&own));
+        let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
+        assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
+        if driver == DriverKind::Native {
+            let launcher = bench.launcher();
+            let filtered = || {
+                let mut containers = children_of(launcher);
+                containers.retain(|pid| status(*pid, "Seccomp:").as_deref() == Some("2"));
+                containers
+            };
+            until("all wait", || filtered().len() == waiting(1)).await;
+            for container in filtered() {
+                expect_nobody(container, &own);
+            }
+        }
+        bench.ended().await;
+    }
 }
 
 async fn cannot_start(paths: &SupervisorPaths) -> String {
@@ -239,12 +242,15 @@ async fn a_connector_with_shared_libraries_is_refused_with_the_remedy() {
 async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
     let folder = open_folder();
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox");
+    // Root of a user namespace may not what root may.
+    let delegated = Delegated::to(rustix::process::geteuid().as_raw());
+    let enter = enter(&delegated.0);
     for (name, script, expected) in [
-        ("root", format!("unshare -Ur {supervisor}"), "CAP_SETUID"),
+        ("root", format!("{enter}exec unshare -Ur {supervisor}"), "CAP_SETUID"),
         (
             "none",
             format!(
-                "unshare -U --map-user=1000 --keep-caps sh -c \
+                "{enter}exec unshare -U --map-user=1000 --keep-caps sh -c \
                  'echo 0 >/proc/sys/user/max_user_namespaces; exec {supervisor} \"$@\"' sh"
             ),
             "max_user_namespaces",

@@ -91,8 +91,9 @@ impl Launcher {
         Report::send_failure(order.report.as_fd(), failed);
     }
 
-    /// The first copy: new namespaces, then the second copy.
+    /// The first copy: the container's control group, new namespaces, then the second copy.
     fn enter(&self, order: &Order) -> Result<Infallible, StepFailed> {
+        enter_groups(&order.groups).at(Step::ControlGroup)?;
         become_nobody().at(Step::OutsideUser)?;
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         sys::unshare(UnshareFlags::NEWUSER).at(Step::UserNamespace)?;
@@ -152,6 +153,15 @@ impl Launcher {
     }
 }
 
+/// From here on whatever this process and its children use counts as the container's.
+fn enter_groups(groups: &[OwnedFd]) -> std::io::Result<()> {
+    for group in groups {
+        rustix::io::write(group, b"0")?;
+    }
+    // Where all of the machine's memory is used up, a container goes before the plane.
+    write_to("/proc/self/oom_score_adj", "1000")
+}
+
 /// As root: no groups, and user 65534 outside as well. A user namespace of root's would own root's
 /// files.
 fn become_nobody() -> rustix::io::Result<()> {
@@ -196,7 +206,8 @@ fn limit(limits: Limits) -> rustix::io::Result<()> {
     let memory = limits.memory_bytes();
     let cpu_s = u64::from(EXECUTION_MS_MAX / 1000).saturating_add(CPU_S_EXTRA);
     for (resource, most) in [
-        // Not what it uses, but what it could: a memory limit proper needs a cgroup.
+        // Not what it uses, which is its group's limit, but what it could: below it a program is told
+        // that there is no more.
         (Resource::As, memory),
         (Resource::Data, memory),
         (Resource::Nproc, limits.processes()),

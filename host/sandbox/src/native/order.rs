@@ -18,8 +18,9 @@ use rustix::{
 use super::step::{Step, StepFailed};
 use crate::driver::Size;
 
-/// Descriptors of an order: the job's stream, the door, the report.
-const ORDER_FDS: usize = 3;
+/// Descriptors of an order: the job's stream, the door, the report, and an entrance of a control group
+/// in each hierarchy, of which there is one or there are two.
+const ORDER_FDS_MAX: usize = 5;
 const MIB: u64 = 1024 * 1024;
 /// Below this not even the connector's program fits.
 const MEMORY_MIB_MIN: u32 = 32;
@@ -56,6 +57,8 @@ pub(super) struct Order {
     pub(super) job: OwnedFd,
     pub(super) door: OwnedFd,
     pub(super) report: OwnedFd,
+    /// Who writes to them is in the container's control group.
+    pub(super) groups: Vec<OwnedFd>,
 }
 
 impl Order {
@@ -63,7 +66,8 @@ impl Order {
         let Limits { memory_mib, processes } = self.limits;
         let [a, b, c, d] = memory_mib.to_le_bytes();
         let [e, f, g, h] = processes.to_le_bytes();
-        let fds = [self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
+        let mut fds = vec![self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
+        fds.extend(self.groups.iter().map(OwnedFd::as_fd));
         send(control, &[a, b, c, d, e, f, g, h], &fds)
     }
 
@@ -75,7 +79,8 @@ impl Order {
             return Ok(None);
         }
         let [a, b, c, d, e, f, g, h] = bytes;
-        let Ok([job, door, report]) = <[OwnedFd; ORDER_FDS]>::try_from(fds) else {
+        let mut fds = fds.into_iter();
+        let (Some(job), Some(door), Some(report)) = (fds.next(), fds.next(), fds.next()) else {
             return Err(Errno::PROTO);
         };
         Ok(Some(Self {
@@ -86,6 +91,7 @@ impl Order {
             job,
             door,
             report,
+            groups: fds.collect(),
         }))
     }
 }
@@ -129,7 +135,7 @@ impl Report {
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
@@ -139,11 +145,11 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix:
 }
 
 fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
-    let mut fds = Vec::with_capacity(ORDER_FDS);
+    let mut fds = Vec::with_capacity(ORDER_FDS_MAX);
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(some) = message {
             fds.extend(some);

@@ -20,6 +20,7 @@ use toani_protocol::{
 use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::RootFileSystem};
 
 pub(crate) mod enclave;
+pub(crate) mod ordinary;
 pub(crate) mod probe;
 pub(crate) mod upstream;
 
@@ -242,6 +243,15 @@ pub(crate) fn group_of(process: &str, controller: &str) -> Option<PathBuf> {
     let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
     let group = line.rsplit(':').next()?.trim_start_matches('/');
     Some(Path::new("/sys/fs/cgroup").join(controller).join(group))
+}
+
+/// What a control group says, in either version of them.
+pub(crate) fn limit(pid: u32, controller: &str, one: &str, two: &str) -> u64 {
+    let file = match group_of(&pid.to_string(), controller) {
+        Some(group) => group.join(one),
+        None => group_of(&pid.to_string(), "").unwrap().join(two),
+    };
+    std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
 }
 
 /// All processes that run a copy of the runtime.
