@@ -26,7 +26,8 @@ use tokio::{
 
 use crate::{
     cgroup::{Group, Limits},
-    driver::{self, Driver, Parked, PrepareError, Size},
+    confinement::{self, Line, Runs},
+    driver::{self, Driver, NOBODY, Parked, PrepareError, Size},
     ending::{Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, RootFileSystem},
@@ -34,13 +35,11 @@ use crate::{
 };
 
 mod bundle;
-mod confinement;
 mod files;
 mod launch;
 
 pub use launch::{LAUNCHER_MODE, launcher};
 
-use bundle::Runs;
 use files::Remains;
 use launch::{Launcher, Order};
 
@@ -140,7 +139,7 @@ impl Gvisor {
     async fn try_out(&self) -> Result<(), StartError> {
         let size = Size::default();
         let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
-        confinement::judge(&report, size).map_err(StartError::NotIsolated)?;
+        confinement::judge(&report, size, lines()).map_err(StartError::NotIsolated)?;
         let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
         // What starts it, and the container's kernel.
         if parked.container.processes() < 2 {
@@ -200,6 +199,25 @@ impl Gvisor {
             Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
         Ok((container, streams))
     }
+}
+
+/// What a container says of itself under this driver.
+fn lines() -> Vec<Line> {
+    let nobody = [NOBODY.to_string().as_str(); 4].join(" ");
+    let none = || "0000000000000000".to_owned();
+    vec![
+        // The runtime's own.
+        ("environment", "HOME=/".to_owned()),
+        ("Uid:", nobody.clone()),
+        ("Gid:", nobody),
+        ("Groups:", NOBODY.to_string()),
+        // The ambient set is within the permitted one.
+        ("CapInh:", none()),
+        ("CapPrm:", none()),
+        ("CapEff:", none()),
+        ("CapBnd:", none()),
+        ("interfaces", "lo".to_owned()),
+    ]
 }
 
 /// Copies the runtime: what is measured is what runs.

@@ -12,7 +12,7 @@
 //!   [`evidence`] what it shows of itself.
 //! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
 //!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
-//!   bounds what it uses.
+//!   bounds what it uses, and `confinement` judges what it says of itself.
 //! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
 //!   supervisor has on its machine, also if it was killed.
 //! - [`root`]: the root file system that containers run, by its digest.
@@ -27,6 +27,7 @@
 pub mod address;
 mod cgroup;
 pub mod client;
+mod confinement;
 mod connection;
 pub mod door;
 pub mod driver;

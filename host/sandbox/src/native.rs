@@ -3,15 +3,14 @@
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
-//! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
-//! but the job's stream and the door; a control group that bounds memory and processes; limits; a
-//! session of its own; no core, not dumpable.
-//!
-//! What it does not do: there is no `/tmp`, so `tmp_mib` is not used.
+//! privileges; Landlock for all but /tmp; an allow-list of system calls; a read-only root with nothing in it but
+//! `/tmp`; no network; no descriptor
+//! but the job's stream and the door; a control group that bounds memory and processes; `/tmp` in
+//! memory; limits; a session of its own; no core, not dumpable.
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdStream,
@@ -31,7 +30,7 @@ use rustix::{
 };
 use toani_protocol::{ids::Hash, job::JobOutcome};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
     net::UnixStream,
     sync::oneshot,
     time::timeout,
@@ -39,6 +38,7 @@ use tokio::{
 
 use crate::{
     cgroup::{self, Group},
+    confinement::{self, Line, Runs},
     driver::{self, Driver, Parked, PrepareError, Size},
     ending::{Ended, Ending},
     execution::{self, Streams, Work},
@@ -62,6 +62,7 @@ pub const LAUNCHER_MODE: &str = "native-launcher";
 
 /// Longest time from an order to a container that waits.
 const PREPARE_MS_MAX: u64 = 10_000;
+const REPORT_BYTES_MAX: u64 = 16 * 1024;
 /// Longest time from SIGKILL to the end of a container's first process.
 const END_MS_MAX: u64 = 5_000;
 
@@ -78,11 +79,11 @@ pub enum StartError {
     #[error("the connector cannot be kept in memory: {0}")]
     Memory(Errno),
     #[error("the launcher cannot be started: {0}")]
-    Launcher(#[from] std::io::Error),
+    Launcher(#[from] io::Error),
     #[error("the native sandbox cannot isolate here: {0}")]
     CannotIsolate(PrepareError),
     #[error("the native sandbox is not as it should be: {0}")]
-    NotIsolated(&'static str),
+    NotIsolated(String),
 }
 
 /// Starts containers through its launcher.
@@ -110,9 +111,9 @@ impl Native {
         let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(std::io::Error::from)?;
+                .map_err(io::Error::from)?;
         let lost = start_launcher(sandbox, theirs, memory)?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
         let control = sys::watch(ours)?;
         let driver = Self { control, root_file_system: root.digest(), workspace, ending };
         driver.try_out().await?;
@@ -123,14 +124,72 @@ impl Native {
         Ok((driver, lost, ended))
     }
 
-    /// One container, looked at from outside. The steps have said that they worked; this checks
+    /// What a container says of itself in which system calls are not filtered.
+    ///
+    /// # Errors
+    /// It does not start, or says nothing.
+    pub async fn report(&self, size: Size) -> Result<String, PrepareError> {
+        in_time(async {
+            let (_container, streams) = self.launch(size, Runs::Report).await?;
+            let mut report = String::new();
+            let mut stream = streams.job.take(REPORT_BYTES_MAX);
+            match stream.read_to_string(&mut report).await {
+                Ok(length) if length > 0 => Ok(report),
+                _ => Err(PrepareError("it does not say what it is".into())),
+            }
+        })
+        .await
+    }
+
+    async fn launch(&self, size: Size, runs: Runs) -> Result<(Container, Streams), PrepareError> {
+        self.try_launch(size, runs).await.map_err(|error| PrepareError(error.to_string()))
+    }
+
+    async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
+        let id = workspace::new_id()?;
+        let group = self.workspace.groups().group(&id, group_limits(size))?;
+        let entrances = group.entrances()?;
+        // From here on whatever happens ends where nobody waits for it.
+        let mut container = Container {
+            process: None,
+            left: Some((group, Arc::clone(&self.workspace))),
+            ending: self.ending.clone(),
+        };
+        let (job, their_job) = StdStream::pair()?;
+        let (door, their_door) = StdStream::pair()?;
+        let (report, their_report) = StdStream::pair()?;
+        for stream in [&job, &door, &report] {
+            stream.set_nonblocking(true)?;
+        }
+        let order = Order {
+            limits: Limits::of(size),
+            runs,
+            job: their_job.into(),
+            door: their_door.into(),
+            report: their_report.into(),
+            groups: entrances,
+        };
+        let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
+        self.control.async_io(Interest::WRITABLE, send).await?;
+        // The container holds the only copies now: their end is its end.
+        drop(order);
+        container.process = Some(started(UnixStream::from_std(report)?).await?);
+        let streams =
+            Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
+        Ok((container, streams))
+    }
+
+    /// One container that says what it is, and one that waits, looked at from outside. The steps have said that they worked; this checks
     /// that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
-        let parked = self.prepare(Size::default()).await.map_err(StartError::CannotIsolate)?;
+        let size = Size::default();
+        let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
+        confinement::judge(&report, size, lines()).map_err(StartError::NotIsolated)?;
+        let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
         let status = parked
             .container
             .status()
-            .ok_or(StartError::NotIsolated("the container's process ended at once"))?;
+            .ok_or(StartError::NotIsolated("the container's process ended at once".into()))?;
         let line = |name: &str| {
             let mut lines = status.lines();
             let value = lines.find_map(|line| line.strip_prefix(name));
@@ -148,7 +207,7 @@ impl Native {
         let broken = checks.into_iter().find(|(holds, _)| !holds);
         parked.container.end().await;
         match broken {
-            Some((_, what)) => Err(StartError::NotIsolated(what)),
+            Some((_, what)) => Err(StartError::NotIsolated(what.into())),
             None => Ok(()),
         }
     }
@@ -162,49 +221,25 @@ impl Driver for Native {
     }
 
     async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
-        let preparing = async {
-            let id = workspace::new_id()?;
-            let group = self.workspace.groups().group(&id, group_limits(size))?;
-            let entrances = group.entrances()?;
-            // From here on whatever happens ends where nobody waits for it.
-            let mut container = Container {
-                process: None,
-                left: Some((group, Arc::clone(&self.workspace))),
-                ending: self.ending.clone(),
-            };
-            let (job, their_job) = StdStream::pair()?;
-            let (door, their_door) = StdStream::pair()?;
-            let (report, their_report) = StdStream::pair()?;
-            for stream in [&job, &door, &report] {
-                stream.set_nonblocking(true)?;
-            }
-            let order = Order {
-                limits: Limits::of(size),
-                job: their_job.into(),
-                door: their_door.into(),
-                report: their_report.into(),
-                groups: entrances,
-            };
-            let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
-            self.control.async_io(Interest::WRITABLE, send).await?;
-            // The container holds the only copies now: their end is its end.
-            drop(order);
-            container.process = Some(started(UnixStream::from_std(report)?).await?);
-            let mut streams =
-                Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
-            let waiting = driver::waits(&mut streams.job).await;
-            waiting.map_err(|PrepareError(why)| std::io::Error::other(why))?;
+        in_time(async {
+            let (container, mut streams) = self.launch(size, Runs::Connector).await?;
+            driver::waits(&mut streams.job).await?;
             Ok(NativeParked { streams, container })
-        };
-        match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {
-            Ok(Ok(parked)) => Ok(parked),
-            Ok(Err(error)) => {
-                let error: std::io::Error = error;
-                Err(PrepareError(error.to_string()))
-            }
-            Err(_) => Err(PrepareError("the launcher did not answer in time".into())),
-        }
+        })
+        .await
     }
+}
+
+async fn in_time<T>(
+    preparing: impl Future<Output = Result<T, PrepareError>>,
+) -> Result<T, PrepareError> {
+    let prepared = timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await;
+    prepared.unwrap_or_else(|_| Err(PrepareError("the launcher did not answer in time".into())))
+}
+
+/// What a container says of itself under this driver: there is no /proc to ask for more.
+fn lines() -> Vec<Line> {
+    ["environment", "interfaces"].map(|nothing| (nothing, String::new())).into()
 }
 
 fn group_limits(size: Size) -> cgroup::Limits {
@@ -216,7 +251,7 @@ fn group_limits(size: Size) -> cgroup::Limits {
 }
 
 /// Reads a report to its end.
-async fn started(report: UnixStream) -> std::io::Result<Process> {
+async fn started(report: UnixStream) -> io::Result<Process> {
     let mut process = None;
     let mut failed = None;
     loop {
@@ -228,9 +263,9 @@ async fn started(report: UnixStream) -> std::io::Result<Process> {
         }
     }
     match (process, failed) {
-        (_, Some(why)) => Err(std::io::Error::other(why)),
+        (_, Some(why)) => Err(io::Error::other(why)),
         (Some(process), None) => Ok(process),
-        (None, None) => Err(std::io::Error::other("the launcher ended")),
+        (None, None) => Err(io::Error::other("the launcher ended")),
     }
 }
 
@@ -358,7 +393,7 @@ fn start_launcher(
     sandbox: &Path,
     control: OwnedFd,
     memory: OwnedFd,
-) -> std::io::Result<oneshot::Receiver<()>> {
+) -> io::Result<oneshot::Receiver<()>> {
     let mut command = Command::new(sandbox);
     command
         .arg(LAUNCHER_MODE)

@@ -52,7 +52,7 @@ fn expect_nobody(pid: u32, outside: &str) {
         line.unwrap().split_whitespace().next().unwrap().to_owned()
     };
     assert_eq!(limit("Max core file size"), "0");
-    assert_eq!(limit("Max file size"), "0");
+    assert_eq!(limit("Max file size"), ((16 << 20) + 1).to_string());
     assert_eq!(limit("Max open files"), "32");
     assert_eq!(limit("Max processes"), "32");
     assert_eq!(limit("Max address space"), (512 << 20).to_string());
@@ -64,14 +64,19 @@ fn expect_apart(pid: u32) {
         let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).unwrap();
         assert_ne!(of(&pid.to_string()), of("self"), "{name}");
     }
-    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
-    assert_eq!(root.count(), 0);
+    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap().flatten();
+    assert_eq!(root.map(|entry| entry.file_name()).collect::<Vec<_>>(), ["tmp"]);
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
-    assert_eq!(mounts.lines().count(), 1, "{mounts}");
-    let options = mounts.split(' ').nth(3).unwrap();
-    for option in ["ro", "nosuid", "nodev", "noexec"] {
-        assert!(options.split(',').any(|one| one == option), "{options}");
+    let mut mounts = mounts.lines();
+    for (place, own) in [("/", "ro"), ("/tmp", "rw")] {
+        let mut words = mounts.next().unwrap().split(' ').skip(1);
+        assert_eq!(words.next().unwrap(), place);
+        let options = words.nth(1).unwrap();
+        for option in [own, "nosuid", "nodev", "noexec"] {
+            assert!(options.split(',').any(|one| one == option), "{place}: {options}");
+        }
     }
+    assert_eq!(mounts.next(), None);
     let owner = std::fs::metadata(format!("/proc/{pid}/environ")).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!(owner.uid(), 0, "not dumpable: /proc belongs to root");

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde_json::{Value, json};
 
 use crate::{
+    confinement::{REPORT, Runs},
     driver::{NOBODY, Size},
     root::PROGRAM,
     syscalls::{self, Allowed, Condition},
@@ -18,15 +19,6 @@ const OPEN_FILES_MAX: u32 = 32;
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 /// All but that of users, which the runtime makes by itself.
 const NAMESPACES: [&str; 5] = ["pid", "network", "ipc", "uts", "mount"];
-
-/// What runs in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Runs {
-    /// The connector, with its system calls filtered: it waits for a job.
-    Connector,
-    /// The same program without the filter, which could tell of nothing with it.
-    Report,
-}
 
 /// Makes `folder` a bundle.
 pub(super) fn write(
@@ -51,7 +43,7 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
             linux["seccomp"] = seccomp();
             json!([program])
         }
-        Runs::Report => json!([program, "confinement"]),
+        Runs::Report => json!([program, REPORT]),
     };
     let limit = |kind: &str, most: u64| json!({ "type": kind, "hard": most, "soft": most });
     json!({

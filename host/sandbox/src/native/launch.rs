@@ -6,15 +6,19 @@
 
 use std::{
     convert::Infallible,
+    ffi::CString,
     fs::File,
     io::Write,
     os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{Mode, mkdir},
     io::fcntl_dupfd_cloexec,
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount,
+        unmount,
+    },
     process::{
         DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, getegid, geteuid, pivot_root,
         set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask,
@@ -36,13 +40,18 @@ use super::{
     step::{At, Step, StepFailed},
     sys::{self, Side},
 };
-use crate::driver::{DOOR_FD, NOBODY};
+use crate::{
+    confinement::{REPORT, Runs},
+    driver::{DOOR_FD, NOBODY},
+};
 
 /// From where it is executed; closed by that.
 const EXEC_FD: i32 = 4;
 /// Copies of descriptors go here while the low numbers are arranged.
 const SPARE_FD: i32 = 16;
 const OPEN_FILES_MAX: u64 = 32;
+/// Files and folders in /tmp, itself among them.
+const TMP_FILES_MAX: u32 = 1_024;
 /// Processor time, beyond the longest execution.
 const CPU_S_EXTRA: u64 = 5;
 
@@ -124,18 +133,28 @@ impl Launcher {
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Session)?;
         sys::reap_children(false).at(Step::Session)?;
         umask(Mode::from_raw_mode(0o077));
-        empty_root().at(Step::Root)?;
+        empty_root(order.limits).at(Step::Root)?;
         rustix::system::sethostname(b"sandbox").at(Step::HostName)?;
         rustix::system::setdomainname(b"").at(Step::HostName)?;
         self.arrange_descriptors(order).at(Step::Descriptors)?;
         limit(order.limits).at(Step::Limits)?;
         drop_capabilities().at(Step::Capabilities)?;
         set_no_new_privs(true).at(Step::NoNewPrivileges)?;
-        landlock::forbid().map_err(|_| rustix::io::Errno::OPNOTSUPP).at(Step::Landlock)?;
-        seccompiler::apply_filter(&self.filter)
-            .map_err(|_| rustix::io::Errno::INVAL)
-            .at(Step::Filter)?;
-        Err(sys::execute(EXEC_FD, c"toani-connector")).at(Step::Exec)
+        landlock::forbid_all_but("/tmp")
+            .map_err(|_| rustix::io::Errno::OPNOTSUPP)
+            .at(Step::Landlock)?;
+        let argument = match order.runs {
+            Runs::Report => {
+                Some(CString::new(REPORT).map_err(std::io::Error::from).at(Step::Exec)?)
+            }
+            Runs::Connector => {
+                seccompiler::apply_filter(&self.filter)
+                    .map_err(|_| rustix::io::Errno::INVAL)
+                    .at(Step::Filter)?;
+                None
+            }
+        };
+        Err(sys::execute(EXEC_FD, c"toani-connector", argument.as_deref())).at(Step::Exec)
     }
 
     /// 0 and 1 the job's stream, 2 nothing, 3 the door, 4 the program. The rest is closed by exec.
@@ -187,19 +206,29 @@ fn write_to(path: &str, text: &str) -> std::io::Result<()> {
     File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// A root with nothing in it, to which nothing can be added, and no way back to the old one.
-fn empty_root() -> rustix::io::Result<()> {
+/// A root with nothing in it but /tmp, to which nothing can be added, and no way back to the old one.
+fn empty_root(limits: Limits) -> std::io::Result<()> {
     // Any folder that surely exists: it is only where the new root hangs until it is the root.
     const HERE: &str = "/proc";
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("none", HERE, "tmpfs", flags, c"size=4k,nr_inodes=1,mode=0555")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("none", HERE, "tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")?;
     chdir(HERE)?;
+    mkdir("tmp", Mode::empty())?;
+    // In memory, which counts as the container's, and gone with its mount namespace. A size of
+    // nothing would be no limit.
+    let (access, size) = match limits.tmp_mib() {
+        0 => (MountFlags::RDONLY, "4k".to_owned()),
+        mib => (MountFlags::empty(), format!("{mib}m")),
+    };
+    let options = CString::new(format!("size={size},nr_inodes={TMP_FILES_MAX},mode=1777"))?;
+    mount("none", "tmp", "tmpfs", flags | access, options.as_c_str())?;
+    mount_remount(".", flags | MountFlags::RDONLY, c"")?;
     // With both the same, the old root ends up on top of the new one, and is taken off.
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
-    chdir("/")
+    Ok(chdir("/")?)
 }
 
 fn limit(limits: Limits) -> rustix::io::Result<()> {
@@ -214,7 +243,7 @@ fn limit(limits: Limits) -> rustix::io::Result<()> {
         (Resource::Nofile, OPEN_FILES_MAX),
         (Resource::Cpu, cpu_s),
         (Resource::Core, 0),
-        (Resource::Fsize, 0),
+        (Resource::Fsize, limits.file_bytes()),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),
         (Resource::Sigpending, 0),
