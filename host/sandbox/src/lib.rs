@@ -15,6 +15,7 @@
 //!   bounds what it uses, and `confinement` judges what it says of itself.
 //! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
 //!   supervisor has on its machine, also if it was killed.
+//! - [`lifeline`]: processes that end with the one that started them.
 //! - [`root`]: the root file system that containers run, by its digest.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
@@ -36,6 +37,7 @@ pub mod evidence;
 pub mod execution;
 pub mod guest;
 pub mod gvisor;
+pub mod lifeline;
 pub mod measurement;
 pub mod messages;
 pub mod native;

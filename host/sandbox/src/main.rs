@@ -5,10 +5,7 @@ use std::{ffi::OsString, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, 
 use anyhow::{Context, bail};
 use rustix::{
     mm::{MlockAllFlags, mlockall},
-    process::{
-        DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
-        set_parent_process_death_signal, setrlimit,
-    },
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
 };
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
@@ -17,6 +14,7 @@ use toani_sandbox::{
     evidence::{EvidenceSource, SimulatedChip},
     guest::{self, GuestEvidence},
     gvisor::{self, Gvisor},
+    lifeline,
     messages::{self, FromSupervisor},
     native::{self, Native},
     root::RootFileSystem,
@@ -121,11 +119,9 @@ impl InGuest {
     }
 }
 
-/// Nobody may look into this process, nor find its memory on a disk, and it does not outlive the
-/// gateway.
+/// Nobody may look into this process, nor find its memory on a disk.
 fn harden() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
     // Credentials are in its heap, its stacks and its libraries' buffers: so all of it is kept from
@@ -222,6 +218,8 @@ fn gateway() -> anyhow::Result<std::os::unix::net::UnixStream> {
         .try_clone_to_owned()
         .context("descriptor 0 is to be the gateway's stream")?;
     let stream = std::os::unix::net::UnixStream::from(stream);
+    // A supervisor does not outlive its gateway.
+    lifeline::follow(&stream)?;
     stream.set_nonblocking(true)?;
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;

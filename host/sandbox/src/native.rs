@@ -22,7 +22,6 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -42,6 +41,7 @@ use crate::{
     driver::{self, Driver, Parked, PrepareError, Size},
     ending::{Ended, Ending},
     execution::{self, Streams, Work},
+    lifeline,
     root::{RootError, RootFileSystem},
     workspace::{self, Workspace, WorkspaceError},
 };
@@ -343,9 +343,8 @@ impl Process {
     }
 
     fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        // A process's descriptor becomes readable with its end. What cannot be asked is not used.
-        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+        // What cannot be asked is not used.
+        !matches!(lifeline::has_ended(&self.0), Ok(false))
     }
 
     fn kill(&self) {

@@ -5,8 +5,12 @@
 mod common;
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use common::{
@@ -267,5 +271,24 @@ async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
         };
         let why = cannot_start(&paths).await;
         assert!(why.contains(expected), "{why}");
+    }
+}
+
+/// The supervisor and its launchers ask to be killed with their parent; one that is gone before they
+/// ask kills nobody.
+#[test]
+fn whoever_was_started_by_one_that_is_gone_ends_by_itself() {
+    let root = connector();
+    let supervise = ["supervise".as_ref(), "native".as_ref(), root.as_os_str()];
+    for words in [&supervise[..], &["native-launcher".as_ref()], &["gvisor-launcher".as_ref()]] {
+        let (stream, parents) = UnixStream::pair().unwrap();
+        drop(parents);
+        let output = Command::new(env!("CARGO_BIN_EXE_toani-sandbox"))
+            .args(words)
+            .stdin(OwnedFd::from(stream))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("was gone before"), "{words:?}: {said}");
     }
 }

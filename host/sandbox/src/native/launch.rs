@@ -20,8 +20,8 @@ use rustix::{
         unmount,
     },
     process::{
-        DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, getegid, geteuid, pivot_root,
-        set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask,
+        DumpableBehavior, Gid, PidfdFlags, Resource, Rlimit, Uid, chdir, getegid, geteuid, getpid,
+        pidfd_open, pivot_root, set_dumpable_behavior, setrlimit, setsid, umask,
     },
     thread::{
         CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags,
@@ -43,6 +43,7 @@ use super::{
 use crate::{
     confinement::{REPORT, Runs},
     driver::{DOOR_FD, NOBODY},
+    lifeline,
 };
 
 /// From where it is executed; closed by that.
@@ -56,6 +57,8 @@ const TMP_FILES_MAX: u32 = 1_024;
 const CPU_S_EXTRA: u64 = 5;
 
 struct Launcher {
+    /// Of the launcher's own process, which is the parent of all that it starts.
+    own: OwnedFd,
     control: OwnedFd,
     connector: OwnedFd,
     null: OwnedFd,
@@ -67,9 +70,10 @@ struct Launcher {
 /// # Errors
 /// What the launcher needs is not there.
 pub fn launcher() -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    lifeline::follow(rustix::stdio::stdin())?;
     sys::reap_children(true)?;
     let launcher = Launcher {
+        own: pidfd_open(getpid(), PidfdFlags::empty())?,
         control: rustix::stdio::stdin().try_clone_to_owned()?,
         connector: rustix::stdio::stdout().try_clone_to_owned()?,
         null: File::options().read(true).write(true).open("/dev/null")?.into(),
@@ -128,9 +132,8 @@ impl Launcher {
     /// The second copy: process 1 of the container.
     fn become_connector(&self, order: &Order) -> Result<Infallible, StepFailed> {
         setsid().at(Step::Session)?;
-        // The supervisor kills the launcher by its own end, and that kills this process. Should
-        // the launcher have ended before this line, the job's stream ends instead.
-        set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Session)?;
+        // The supervisor kills the launcher by its own end, and that kills this process.
+        lifeline::follow_process(&self.own).at(Step::Launcher)?;
         sys::reap_children(false).at(Step::Session)?;
         umask(Mode::from_raw_mode(0o077));
         empty_root(order.limits).at(Step::Root)?;

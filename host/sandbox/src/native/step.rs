@@ -22,10 +22,11 @@ pub(super) enum Step {
     Filter,
     Exec,
     ControlGroup,
+    Launcher,
 }
 
 impl Step {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Descriptors,
         Self::OutsideUser,
         Self::UserNamespace,
@@ -42,6 +43,7 @@ impl Step {
         Self::Filter,
         Self::Exec,
         Self::ControlGroup,
+        Self::Launcher,
     ];
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
@@ -70,6 +72,7 @@ impl Step {
             Self::Filter => "installing the system call filter",
             Self::Exec => "executing the connector",
             Self::ControlGroup => "entering the control group",
+            Self::Launcher => "following the launcher into its end",
         }
     }
 
@@ -149,7 +152,7 @@ mod tests {
             assert_eq!(Step::from_byte(step.byte()), Some(step));
         }
         assert_eq!(Step::from_byte(0), None);
-        assert_eq!(Step::from_byte(17), None);
+        assert_eq!(Step::from_byte(18), None);
     }
 
     #[test]
