@@ -18,6 +18,8 @@ mod places;
 
 use places::places;
 
+use crate::share::Share;
+
 /// Longest time from SIGKILL to the end of all processes of a group, and to its removal.
 const END: Duration = Duration::from_secs(3);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
@@ -65,8 +67,8 @@ enum Version {
 }
 
 impl Groups {
-    /// Makes the group `name` where this process may.
-    pub(crate) fn create(name: &str) -> Result<Self, NoGroups> {
+    /// Makes the group `name` where this process may. All groups in it have `share` together.
+    pub(crate) fn create(name: &str, share: Share) -> Result<Self, NoGroups> {
         let places = places().map_err(|why| NoGroups { at: "/proc/self".into(), why })?;
         // Dropped, and with it removed, if one of the hierarchies refuses.
         let mut groups = Self { hierarchies: Vec::new() };
@@ -76,7 +78,10 @@ impl Groups {
                 let made = Hierarchy::create(parent, name, version, controllers);
                 made.map_err(|why| refused = NoGroups { at: parent.clone(), why }).ok()
             });
-            groups.hierarchies.push(made.ok_or(refused)?);
+            let made = made.ok_or(refused)?;
+            groups.hierarchies.push(made.clone());
+            let limited = made.limit_memory(share.memory_bytes());
+            limited.map_err(|why| NoGroups { at: made.folder, why })?;
         }
         Ok(groups)
     }
@@ -149,23 +154,33 @@ impl Hierarchy {
 
     fn limit(&self, limits: Limits) -> io::Result<()> {
         let Limits { memory_bytes, threads } = limits;
-        for controller in self.controllers {
-            match (*controller, self.version) {
-                ("memory", Version::One) => {
-                    self.set("memory.limit_in_bytes", memory_bytes)?;
-                    // Where the kernel does not count swap, the group is kept from it.
-                    let with_swap = self.set("memory.memsw.limit_in_bytes", memory_bytes);
-                    with_swap.or_else(|_| self.set("memory.swappiness", 0))?;
-                }
-                ("memory", Version::Two) => {
-                    self.set("memory.max", memory_bytes)?;
-                    self.set("memory.swap.max", 0).or_else(not_found)?;
-                    self.set("memory.oom.group", 1)?;
-                }
-                _ => self.set("pids.max", threads.into())?,
+        self.limit_memory(memory_bytes)?;
+        if self.has("memory") && self.version == Version::Two {
+            // A container ends as a whole. In version 1 one of its processes does, and it with it.
+            self.set("memory.oom.group", 1)?;
+        }
+        if self.has("pids") { self.set("pids.max", threads.into()) } else { Ok(()) }
+    }
+
+    /// Does nothing where the hierarchy has another controller.
+    fn limit_memory(&self, bytes: u64) -> io::Result<()> {
+        match (self.has("memory"), self.version) {
+            (false, _) => Ok(()),
+            (true, Version::One) => {
+                self.set("memory.limit_in_bytes", bytes)?;
+                // Where the kernel does not count swap, the group is kept from it.
+                let with_swap = self.set("memory.memsw.limit_in_bytes", bytes);
+                with_swap.or_else(|_| self.set("memory.swappiness", 0))
+            }
+            (true, Version::Two) => {
+                self.set("memory.max", bytes)?;
+                self.set("memory.swap.max", 0).or_else(not_found)
             }
         }
-        Ok(())
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.contains(&controller)
     }
 
     /// Writes a limit, and believes it when it can be read again.
@@ -299,7 +314,7 @@ mod tests {
     #[test]
     fn what_is_in_a_group_ends_with_it() {
         let name = format!("toani-test-{}", std::process::id());
-        let groups = Groups::create(&name).unwrap();
+        let groups = Groups::create(&name, Share::default()).unwrap();
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         let group = groups.group("one", limits).unwrap();
         let folders: Vec<_> = group.folders().map(Path::to_path_buf).collect();
@@ -322,7 +337,7 @@ mod tests {
     #[test]
     fn what_a_killed_supervisor_left_is_swept() {
         let name = format!("toani-left-{}", std::process::id());
-        let groups = Groups::create(&name).unwrap();
+        let groups = Groups::create(&name, Share::default()).unwrap();
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         let group = groups.group("one", limits).unwrap();
         let folders: Vec<_> = group.folders().map(Path::to_path_buf).collect();

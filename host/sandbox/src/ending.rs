@@ -13,6 +13,9 @@ use crate::supervisor::log;
 
 /// Containers that are cleared away at the same time. Most of an end is waiting.
 pub(crate) const AT_ONCE: usize = 8;
+/// What a supervisor gives its containers to end: together with its tasks' end below the five seconds
+/// that its gateway waits for it.
+pub const END: Duration = Duration::from_millis(3_500);
 /// Containers that wait to be cleared away.
 const DYING_MAX: usize = 256;
 

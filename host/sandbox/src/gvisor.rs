@@ -28,9 +28,10 @@ use crate::{
     cgroup::{Group, Limits},
     confinement::{self, Line, Runs},
     driver::{self, Driver, NOBODY, Parked, PrepareError, Size},
-    ending::{Ended, Ending},
+    ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, RootFileSystem},
+    share::Share,
     workspace::{self, Workspace, WorkspaceError},
 };
 
@@ -97,7 +98,7 @@ pub struct Gvisor {
 
 impl Gvisor {
     /// Copies the root file system and the runtime, and tries two containers. `sandbox` is
-    /// this program, which starts them. Returns the driver, and what waits for the end of all that
+    /// this program, which starts them; all containers have `share` together. Returns the driver, and what waits for the end of all that
     /// it has started.
     ///
     /// # Errors
@@ -106,8 +107,9 @@ impl Gvisor {
         root: &RootFileSystem,
         runsc: &Path,
         sandbox: &Path,
+        share: Share,
     ) -> Result<(Self, Ended), StartError> {
-        let workspace = Arc::new(Workspace::create()?);
+        let workspace = Arc::new(Workspace::create(share)?);
         workspace.make_folders()?;
         let runtime = workspace.runtime();
         copy_runtime(runsc, &runtime)
@@ -126,7 +128,11 @@ impl Gvisor {
             root_file_system: root.digest(),
             workspace,
         };
-        driver.try_out().await?;
+        if let Err(error) = driver.try_out().await {
+            drop(driver);
+            ended.wait(END);
+            return Err(error);
+        }
         Ok((driver, ended))
     }
 

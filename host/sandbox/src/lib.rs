@@ -12,7 +12,8 @@
 //!   [`evidence`] what it shows of itself.
 //! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
 //!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
-//!   bounds what it uses, and `confinement` judges what it says of itself.
+//!   bounds what it uses, [`share`] says how much for all
+//!   of them, and `confinement` judges what one says of itself.
 //! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
 //!   supervisor has on its machine, also if it was killed.
 //! - [`lifeline`]: processes that end with the one that started them.
@@ -45,6 +46,7 @@ pub mod peer;
 pub mod pool;
 pub mod root;
 pub mod scrub;
+pub mod share;
 pub mod supervisor;
 mod syscalls;
 pub mod vm;

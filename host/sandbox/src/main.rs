@@ -1,6 +1,9 @@
 //! `toani-sandbox`: the supervisor, and the launchers that it starts.
 
-use std::{ffi::OsString, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString, num::NonZero, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use rustix::{
@@ -10,7 +13,7 @@ use rustix::{
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
     DriverKind,
-    ending::Ended,
+    ending::{END, Ended},
     evidence::{EvidenceSource, SimulatedChip},
     guest::{self, GuestEvidence},
     gvisor::{self, Gvisor},
@@ -18,18 +21,19 @@ use toani_sandbox::{
     messages::{self, FromSupervisor},
     native::{self, Native},
     root::RootFileSystem,
+    share::Share,
     supervisor, vm,
 };
 use tokio::net::UnixStream;
 
 /// Names the folder of a simulated machine, whose chip vouches for this process.
 const SIMULATED_CHIP: &str = "--simulated-chip";
+/// MiB that all containers together may use.
+const MEMORY: &str = "--memory";
 /// This program.
 const OWN: &str = "/proc/self/exe";
-/// Longest time for tasks to let go of what they hold, and then for containers to end: together below
-/// the five seconds that the gateway waits for this process.
+/// Longest time for tasks to let go of what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(1_000);
-const END: Duration = Duration::from_millis(3_500);
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
@@ -60,12 +64,13 @@ fn main() -> ExitCode {
 }
 
 const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
-    {native | gvisor RUNSC} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
+    {native | gvisor RUNSC} ROOT_FILE_SYSTEM [--memory MIB] --simulated-chip MACHINE";
 
 /// What containers are made of.
 struct Containers {
     driver: DriverKind,
     root_file_system: PathBuf,
+    share: Share,
 }
 
 impl Containers {
@@ -79,7 +84,15 @@ impl Containers {
             _ => bail!(USAGE),
         };
         let (root, rest) = rest.split_first().context(USAGE)?;
-        Ok((Self { driver, root_file_system: root.into() }, rest))
+        let (share, rest) = match rest {
+            [named, memory, rest @ ..] if named == MEMORY => {
+                let mib = memory.to_str().and_then(|mib| mib.parse::<NonZero<u32>>().ok());
+                let mib = mib.context("--memory is to be a number of MiB, 1 or more")?;
+                (Share::of_mib(mib.get()), rest)
+            }
+            rest => (Share::default(), rest),
+        };
+        Ok((Self { driver, root_file_system: root.into(), share }, rest))
     }
 }
 
@@ -286,11 +299,11 @@ async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
     let root = RootFileSystem::open(&what.root_file_system)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
-            let (driver, lost, ended) = Native::start(&root, OWN.as_ref()).await?;
+            let (driver, lost, ended) = Native::start(&root, OWN.as_ref(), what.share).await?;
             (Started::Native(driver, Box::pin(lost), ended), DriverKind::Native)
         }
         DriverKind::Gvisor { runsc } => {
-            let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref()).await?;
+            let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref(), what.share).await?;
             let runs = DriverKind::Gvisor { runsc: driver.runtime() };
             (Started::Gvisor(driver, ended), runs)
         }

@@ -39,10 +39,11 @@ use crate::{
     cgroup::{self, Group},
     confinement::{self, Line, Runs},
     driver::{self, Driver, Parked, PrepareError, Size},
-    ending::{Ended, Ending},
+    ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     lifeline,
     root::{RootError, RootFileSystem},
+    share::Share,
     workspace::{self, Workspace, WorkspaceError},
 };
 
@@ -96,7 +97,8 @@ pub struct Native {
 }
 
 impl Native {
-    /// Reads the connector, starts a launcher and tries one container. `sandbox` is this program.
+    /// Reads the connector, starts a launcher and tries one container. `sandbox` is this program,
+    /// and all containers have `share` together.
     /// Returns the driver, a future that ends when the launcher does, and what waits for the end of
     /// all that it has started.
     ///
@@ -105,8 +107,9 @@ impl Native {
     pub async fn start(
         root: &RootFileSystem,
         sandbox: &Path,
+        share: Share,
     ) -> Result<(Self, impl Future<Output = ()> + use<>, Ended), StartError> {
-        let workspace = Arc::new(Workspace::create()?);
+        let workspace = Arc::new(Workspace::create(share)?);
         let (ending, ended) = Ending::start()?;
         let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
@@ -116,7 +119,11 @@ impl Native {
         rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
         let control = sys::watch(ours)?;
         let driver = Self { control, root_file_system: root.digest(), workspace, ending };
-        driver.try_out().await?;
+        if let Err(error) = driver.try_out().await {
+            drop(driver);
+            ended.wait(END);
+            return Err(error);
+        }
         let lost = async {
             // A sender that is dropped says the same.
             let _ = lost.await;

@@ -14,7 +14,10 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use crate::cgroup::{Groups, NoGroups};
+use crate::{
+    cgroup::{Groups, NoGroups},
+    share::Share,
+};
 
 const PREFIX: &str = "toani-sandbox-";
 /// Names the control groups.
@@ -42,12 +45,12 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    pub(crate) fn create() -> Result<Self, WorkspaceError> {
+    pub(crate) fn create(share: Share) -> Result<Self, WorkspaceError> {
         let within = std::env::temp_dir();
         let failed = |error| WorkspaceError::Folder(within.clone(), error);
         sweep(&within);
         let (folder, lock) = locked(&within).map_err(failed)?;
-        let groups = Groups::create(&name(folder.path()))?;
+        let groups = Groups::create(&name(folder.path()), share)?;
         let recorded = groups.folders().map(|folder| format!("{}\n", folder.display()));
         fs::write(folder.path().join(GROUPS), recorded.collect::<String>()).map_err(failed)?;
         Ok(Self { groups, folder, _lock: lock })
@@ -134,15 +137,15 @@ mod tests {
 
     #[test]
     fn a_workspace_is_gone_with_its_owner_and_swept_without_it() {
-        let one = Workspace::create().unwrap();
-        let left = Workspace::create().unwrap();
+        let one = Workspace::create(Share::default()).unwrap();
+        let left = Workspace::create(Share::default()).unwrap();
         let (here, there) = (one.folder.path().to_path_buf(), left.folder.path().to_path_buf());
         // As if its supervisor had been killed: the lock is gone and nothing else.
         let left_groups: Vec<_> = left.groups.folders().map(Path::to_path_buf).collect();
         let lock = left._lock.try_clone().unwrap();
         std::mem::forget(left);
         flock(&lock, FlockOperation::Unlock).unwrap();
-        let next = Workspace::create().unwrap();
+        let next = Workspace::create(Share::default()).unwrap();
         assert!(here.exists() && !there.exists());
         assert!(left_groups.iter().all(|group| !group.exists()));
         drop((one, next));
@@ -151,14 +154,14 @@ mod tests {
 
     #[test]
     fn a_folder_stays_for_as_long_as_its_groups() {
-        let workspace = Workspace::create().unwrap();
+        let workspace = Workspace::create(Share::default()).unwrap();
         let folder = workspace.path().to_path_buf();
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         // A group that is not dropped is one whose processes do not end.
         std::mem::forget(workspace.groups().group("stays", limits).unwrap());
         drop(workspace);
         assert!(folder.join(GROUPS).exists(), "the next start finds what to clear away");
-        drop(Workspace::create().unwrap());
+        drop(Workspace::create(Share::default()).unwrap());
         assert!(!folder.exists());
     }
 }

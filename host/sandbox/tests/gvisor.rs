@@ -8,28 +8,25 @@ use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use common::{Bench, gvisor, limit, probe, root_of, runtimes, status, until};
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient,
     driver::{Driver, Size},
-    ending::Ended,
+    ending::{END, Ended},
     gvisor::Gvisor,
     pool::WAITING_MAX,
     root::RootFileSystem,
+    share::Share,
 };
-
-/// What a supervisor gives its containers to end.
-const END: Duration = Duration::from_secs(5);
 
 async fn started() -> (Gvisor, Ended) {
     let driver = gvisor();
     let root = RootFileSystem::open(&root_of(&driver, &probe())).unwrap();
     let DriverKind::Gvisor { runsc } = driver else { unreachable!() };
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    Gvisor::start(&root, &runsc, sandbox).await.unwrap()
+    Gvisor::start(&root, &runsc, sandbox, Share::default()).await.unwrap()
 }
 
 fn lines(report: &str) -> BTreeMap<&str, &str> {

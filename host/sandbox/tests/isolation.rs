@@ -14,11 +14,11 @@ use std::{
 };
 
 use common::{
-    Bench, children_of, connector, drivers, enclave, limit,
+    Bench, connector, drivers, enclave, limit, memory_of_all,
     ordinary::{Delegated, ORDINARY, Ordinary, enter},
     paths, probe,
     probe::{connecting, expect_isolated, probed},
-    status, until,
+    runtimes, status, until,
     upstream::Upstream,
     waiting,
 };
@@ -129,6 +129,31 @@ async fn a_container_is_what_it_should_be_from_outside() {
     bench.containers(waiting(1)).await;
 }
 
+/// The sum of their own limits may be more than the machine has.
+#[tokio::test]
+async fn all_containers_together_have_a_part_of_the_machines_memory() {
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    for driver in drivers() {
+        let bench = Bench::under(&driver, probe()).await;
+        let container = match driver {
+            DriverKind::Native => bench.containers(waiting(1)).await[0],
+            _ => {
+                let supervisor = bench.client.pid();
+                until("one waits", || !runtimes(supervisor, "boot").is_empty()).await;
+                runtimes(supervisor, "boot")[0]
+            }
+        };
+        let group = memory_of_all(container);
+        let limit = std::fs::read_to_string(group.join("memory.limit_in_bytes"));
+        let limit = limit.or_else(|_| std::fs::read_to_string(group.join("memory.max"))).unwrap();
+        let limit: u64 = limit.trim().parse().unwrap();
+        let three_quarters = kib * 1024 / 4 * 3;
+        assert!(limit <= three_quarters && limit > three_quarters - (4 << 20), "{limit}");
+    }
+}
+
 #[tokio::test]
 async fn the_supervisor_is_kept_from_the_swap_where_it_may() {
     let bench = Bench::new(paths(probe())).await;
@@ -214,14 +239,7 @@ async fn an_ordinary_user_has_containers_where_groups_are_delegated_and_else_the
         let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
         assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
         if driver == DriverKind::Native {
-            let launcher = bench.launcher();
-            let filtered = || {
-                let mut containers = children_of(launcher);
-                containers.retain(|pid| status(*pid, "Seccomp:").as_deref() == Some("2"));
-                containers
-            };
-            until("all wait", || filtered().len() == waiting(1)).await;
-            for container in filtered() {
+            for container in bench.isolated(waiting(1)).await {
                 expect_nobody(container, &own);
             }
         }

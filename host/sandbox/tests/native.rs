@@ -3,23 +3,21 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use common::probe;
 use toani_sandbox::{
     driver::{Driver, Parked, Size},
-    ending::Ended,
+    ending::{END, Ended},
     native::Native,
     root::RootFileSystem,
+    share::Share,
 };
-
-/// What a supervisor gives its containers to end.
-const END: Duration = Duration::from_secs(5);
 
 async fn started() -> (Native, Ended) {
     let root = RootFileSystem::open(&probe()).unwrap();
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    let (driver, _, ended) = Native::start(&root, sandbox).await.unwrap();
+    let (driver, _, ended) = Native::start(&root, sandbox, Share::default()).await.unwrap();
     (driver, ended)
 }
 

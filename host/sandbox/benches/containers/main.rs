@@ -25,6 +25,7 @@ use toani_sandbox::{
     execution::Work,
     gvisor::Gvisor,
     root::RootFileSystem,
+    share::Share,
 };
 use tokio::runtime::Runtime;
 
@@ -65,7 +66,7 @@ impl Bench {
     fn start(&self) -> anyhow::Result<(Gvisor, Ended)> {
         let root = RootFileSystem::open(&self.programs.join("connector.erofs"))?;
         let (runsc, sandbox) = (self.programs.join("runsc"), self.programs.join("toani-sandbox"));
-        Ok(self.runtime.block_on(Gvisor::start(&root, &runsc, &sandbox))?)
+        Ok(self.runtime.block_on(Gvisor::start(&root, &runsc, &sandbox, Share::default()))?)
     }
 
     /// A driver for as long as `with` takes, and until nothing of it is left.
