@@ -15,6 +15,7 @@ use rustix::{
 };
 
 mod places;
+mod room;
 
 use places::places;
 
@@ -38,8 +39,7 @@ pub(crate) struct Limits {
 #[error(
     "no control group can be made ({}: {why}), and without one a container's memory has no limit: \
      start toani as root, or in a delegated group (systemd-run --user --scope -p Delegate=yes toani \
-     serve; in a service Delegate=yes and DelegateSubgroup=plane, for a group that processes are in \
-     passes nothing on)", at.display()
+     serve; in a service Delegate=yes)", at.display()
 )]
 pub struct NoGroups {
     at: PathBuf,
@@ -74,10 +74,14 @@ impl Groups {
         let mut groups = Self { hierarchies: Vec::new() };
         for (within, version, controllers) in places {
             let mut refused = NoGroups { at: PathBuf::new(), why: io::ErrorKind::NotFound.into() };
-            let made = within.iter().find_map(|parent| {
+            let mut create = |parent: &PathBuf| {
                 let made = Hierarchy::create(parent, name, version, controllers);
                 made.map_err(|why| refused = NoGroups { at: parent.clone(), why }).ok()
-            });
+            };
+            let mut made = within.iter().find_map(&mut create);
+            if let (None, Version::Two, Some(own)) = (&made, version, within.first()) {
+                made = room::make(own).ok().and_then(|()| create(own));
+            }
             let made = made.ok_or(refused)?;
             groups.hierarchies.push(made.clone());
             let limited = made.limit_memory(share.memory_bytes());
@@ -196,15 +200,20 @@ impl Hierarchy {
     }
 
     fn processes(&self) -> Vec<Pid> {
-        let listed = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
-        let numbers = listed.lines().filter_map(|line| line.parse().ok());
-        numbers.filter_map(Pid::from_raw).collect()
+        processes(&self.folder)
     }
 
     /// Says whether it is gone; what did not end keeps it.
     fn remove(&self) -> bool {
         fs::remove_dir(&self.folder).is_ok() || !self.folder.exists()
     }
+}
+
+/// Those in the group of this folder, and not in one below it.
+fn processes(folder: &Path) -> Vec<Pid> {
+    let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let numbers = listed.lines().filter_map(|line| line.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
 }
 
 fn not_found(error: io::Error) -> io::Result<()> {
