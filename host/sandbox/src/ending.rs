@@ -12,7 +12,7 @@ use std::{
 use crate::supervisor::log;
 
 /// Containers that are cleared away at the same time. Most of an end is waiting.
-pub(crate) const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 8;
 /// What a supervisor gives its containers to end: together with its tasks' end below the five seconds
 /// that its gateway waits for it.
 pub const END: Duration = Duration::from_millis(3_500);
@@ -109,6 +109,8 @@ mod tests {
 
     /// Longer than any machine takes, where it is not to pass.
     const LONG: Duration = Duration::from_secs(60);
+    /// With fewer at a time these would wait for each other for ever.
+    const MEETING: usize = 4;
 
     /// Ends when as many others end at the same time.
     struct Meets(mpsc::Sender<()>, Arc<std::sync::Barrier>);
@@ -123,20 +125,20 @@ mod tests {
     #[test]
     fn fifty_end_and_several_of_them_at_the_same_time() {
         let (ending, ended) = Ending::start().unwrap();
-        let meeting = Arc::new(std::sync::Barrier::new(AT_ONCE));
+        let meeting = Arc::new(std::sync::Barrier::new(MEETING));
         let (met, meetings) = mpsc::channel();
-        let others = 50 - AT_ONCE;
+        let others = 50 - MEETING;
         let (gone, goings) = mpsc::channel::<()>();
-        for number in 0..AT_ONCE {
+        for number in 0..MEETING {
             ending.end(&number, Meets(met.clone(), Arc::clone(&meeting)));
         }
         for number in 0..others {
             // A sender's drop is all that is left of these.
-            ending.end(&(number + AT_ONCE), gone.clone());
+            ending.end(&(number + MEETING), gone.clone());
         }
         drop((ending, met, gone));
         assert!(ended.wait(LONG), "one end has waited for another");
-        assert_eq!(meetings.iter().count(), AT_ONCE);
+        assert_eq!(meetings.iter().count(), MEETING);
         assert_eq!(goings.recv(), Err(mpsc::RecvError));
     }
 
@@ -153,7 +155,8 @@ mod tests {
         let (gone, goings) = mpsc::channel::<()>();
         ending.end(&"one that stays", Stays(stays));
         ending.end(&"another", gone);
-        assert_eq!(goings.recv(), Err(mpsc::RecvError), "another one is cleared away");
+        let closed = Err(mpsc::RecvTimeoutError::Disconnected);
+        assert_eq!(goings.recv_timeout(LONG), closed, "another one is cleared away");
         let names = Arc::clone(&ended.names);
         drop(ending);
         assert!(!ended.wait(Duration::from_millis(1)));
