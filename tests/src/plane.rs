@@ -263,6 +263,13 @@ impl Plane {
         Ok(())
     }
 
+    /// There is a second root file system from now on.
+    pub fn with_browser(&mut self, root_file_system: &Path) -> anyhow::Result<()> {
+        let file = root_file_system.to_str().context("a path in UTF-8")?;
+        self.runtime = ["--browser", file].map(str::to_owned).into();
+        Ok(())
+    }
+
     /// Admits what holds connectors here, and says what was admitted.
     pub fn admit(&self) -> anyhow::Result<Value> {
         let runtime = self.runtime.iter().map(String::as_str);

@@ -51,8 +51,8 @@ quotas:
     )
 }
 
-/// Reads at a brokerage: wherever connectors are held, and once more for each of these levels as the
-/// least.
+/// Reads at a brokerage: wherever connectors are held, beside a browser, and for each of these levels
+/// as the least.
 pub fn sandboxes(owner: &str, upstream: &Brokerage, levels: &[&str]) -> String {
     // An emulator takes its time.
     let read = r#"
@@ -60,11 +60,12 @@ pub fn sandboxes(owner: &str, upstream: &Brokerage, levels: &[&str]) -> String {
         request: {method: GET, path: /v1/accounts/main/balance}
         result: {balance: {pointer: /balance, type: integer, required: true}}
         tier: 0
-        class: {timeout_ms: 120000}"#;
-    let mut actions = format!("      read_balance:{read}\n");
+        class: {timeout_ms: 120000"#;
+    let mut actions = format!("      read_balance:{read}}}\n");
+    // Writing to a string cannot fail.
+    let _ = writeln!(actions, "      read_balance_as_browser:{read}, root_file_system: browser}}");
     for level in levels {
-        // Writing to a string cannot fail.
-        let _ = writeln!(actions, "      read_balance_in_{level}:{read}");
+        let _ = writeln!(actions, "      read_balance_in_{level}:{read}}}");
         let _ = writeln!(actions, "        least: {{sandbox: {level}}}");
     }
     head(owner, upstream, 1) + "\n" + &actions

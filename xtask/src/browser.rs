@@ -1,5 +1,5 @@
-//! `./x image browser`: a root file system with Debian's headless Chromium, node and
-//! playwright-core. No connector runs it yet.
+//! `./x image browser`: a root file system with Debian's headless Chromium, node, playwright-core and
+//! the connector.
 
 use std::{
     ffi::OsStr,
@@ -37,14 +37,13 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
         _ => bail!("usage: ./x image browser [--twice]"),
     };
     tools::provide(&[("mmdebstrap", "mmdebstrap", "")])?;
-    let playwright = playwright()?;
-    fs::create_dir_all(release_folder())?;
+    let content = Content { playwright: playwright()?, connector: root_file_system::program()? };
     let image = release_folder().join("browser.erofs");
-    build(&playwright, &image)?;
+    content.build(&image)?;
     let digest = RootFileSystem::open(&image)?.digest();
     if twice {
         let again = image.with_extension("again");
-        build(&playwright, &again)?;
+        content.build(&again)?;
         let other = RootFileSystem::open(&again)?.digest();
         fs::remove_file(&again)?;
         ensure!(other == digest, "the same packages have given another image: {other}");
@@ -55,29 +54,38 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs the packages into a new folder, and makes an image of what is theirs.
-fn build(playwright: &Path, image: &Path) -> Result<()> {
-    step("installing Debian's browser into a folder (a minute, 150 MB to fetch)");
-    let folder = root_file_system::private_folder()?;
-    let tree = folder.path().join("root");
-    let left_out = LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}"));
-    let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap
-        .args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
-        .args(left_out)
-        .args([OsStr::new(SUITE), tree.as_os_str()])
-        // Of no time, like the image.
-        .env("SOURCE_DATE_EPOCH", "0");
-    run(&mut mmdebstrap)?;
-    for name in EMPTIED {
-        empty(&tree.join(name))?;
+/// What does not come from Debian.
+struct Content {
+    playwright: PathBuf,
+    connector: PathBuf,
+}
+
+impl Content {
+    /// Installs the packages into a new folder, and makes an image of what is theirs.
+    fn build(&self, image: &Path) -> Result<()> {
+        step("installing Debian's browser into a folder (a minute, 150 MB to fetch)");
+        let folder = root_file_system::private_folder()?;
+        let tree = folder.path().join("root");
+        let left_out = LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}"));
+        let mut mmdebstrap = Command::new("mmdebstrap");
+        mmdebstrap
+            .args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
+            .args(left_out)
+            .args([OsStr::new(SUITE), tree.as_os_str()])
+            // Of no time, like the image.
+            .env("SOURCE_DATE_EPOCH", "0");
+        run(&mut mmdebstrap)?;
+        for name in EMPTIED {
+            empty(&tree.join(name))?;
+        }
+        let modules = tree.join("usr/lib/node_modules/playwright-core");
+        fs::create_dir_all(&modules)?;
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(&self.playwright).arg("-C").arg(&modules).arg("--strip-components=1");
+        run(&mut tar)?;
+        root_file_system::put_program(&self.connector, &tree)?;
+        root_file_system::erofs(&tree, image)
     }
-    let modules = tree.join("usr/lib/node_modules/playwright-core");
-    fs::create_dir_all(&modules)?;
-    let mut tar = Command::new("tar");
-    tar.arg("-xzf").arg(playwright).arg("-C").arg(&modules).arg("--strip-components=1");
-    run(&mut tar)?;
-    root_file_system::erofs(&tree, image)
 }
 
 fn empty(folder: &Path) -> Result<()> {

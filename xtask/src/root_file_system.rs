@@ -34,11 +34,16 @@ pub(crate) fn connector(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the connector.
+pub(crate) fn program() -> Result<PathBuf> {
+    std::fs::create_dir_all(release_folder())?;
+    link(&repo::root(), &release_folder().with_file_name("connector"))
+}
+
 /// Builds the connector, and puts it and its root file system beside the programs.
 pub(crate) fn build() -> Result<PathBuf> {
     step("building the connector and its root file system");
-    std::fs::create_dir_all(release_folder())?;
-    let program = link(&repo::root(), &release_folder().with_file_name("connector"))?;
+    let program = program()?;
     let beside = release_folder().join(PROGRAM);
     image::put(&beside, &std::fs::read(&program)?)?;
     std::fs::set_permissions(&beside, PermissionsExt::from_mode(0o755))?;
@@ -73,11 +78,17 @@ fn pack(program: &Path, image: &Path) -> Result<()> {
     for name in ["dev", "proc", "sys", "tmp"] {
         std::fs::create_dir_all(root.join(name))?;
     }
+    put_program(program, &root)?;
+    erofs(&root, image)
+}
+
+/// Where a container's first process is.
+pub(crate) fn put_program(program: &Path, root: &Path) -> Result<()> {
     let inside = root.join(PROGRAM);
     std::fs::copy(program, &inside)
         .with_context(|| format!("cannot copy {}", program.display()))?;
     std::fs::set_permissions(&inside, PermissionsExt::from_mode(0o555))?;
-    erofs(&root, image)
+    Ok(())
 }
 
 pub(crate) fn private_folder() -> Result<TempDir> {

@@ -301,7 +301,8 @@ impl Host {
 
     /// The operators' next list.
     fn quorum_list(&mut self, list: AdmissionList) -> Vec<u8> {
-        let root_file_system = list.sandboxes.first().map(|sandbox| sandbox.root_file_system);
+        let root_file_system =
+            list.sandboxes.first().map(|admitted| admitted.root_file_systems.connector);
         let bytes = self.list(&[operator(), second_operator()], list);
         let known = (self.versions.list, root_file_system);
         self.model.documents.lists.insert(Hash::of(&bytes), known);
@@ -322,7 +323,7 @@ impl Host {
             _ => {
                 match step.b % 16 {
                     0 => list.sandboxes.clear(),
-                    1..=4 => list.sandboxes[0].root_file_system = Hash::of(b"another"),
+                    1..=4 => list.sandboxes[0].root_file_systems.connector = Hash::of(b"another"),
                     _ => {}
                 }
                 self.quorum_list(list)

@@ -13,7 +13,7 @@ use toani_protocol::{
     trust::TrustFile,
 };
 
-use toani_sandbox::root::RootFileSystem;
+use toani_sandbox::root::Roots;
 
 use crate::{
     client::Client,
@@ -59,10 +59,10 @@ pub(crate) async fn run(
     let Admission::Admit { sandbox, runtime, programs: given, machine } = command;
     let programs = programs(given)?;
     let driver = runtime.driver(sandbox, &programs)?;
-    let root_file_system =
-        RootFileSystem::open(&programs.join(driver.root_file_system()))?.digest();
+    let roots = Roots::open(&programs.join(driver.root_file_system()), &driver)?;
+    let root_file_systems = roots.digests();
     let digest =
-        toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root_file_system)
+        toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root_file_systems)
             .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let launch_digest = Bytes(digest.to_vec());
     let trust = home.trust()?;
@@ -80,7 +80,7 @@ pub(crate) async fn run(
         sandboxes: vec![AdmittedSandbox {
             launch_digest: launch_digest.clone(),
             level,
-            root_file_system,
+            root_file_systems,
         }],
         chips: vec![chip.clone()],
         min_tcb: TcbVersion::default(),
@@ -94,7 +94,7 @@ pub(crate) async fn run(
     let sandbox = toani_protocol::instance::sandbox_hash(&digest);
     let result = json!({
         "version": version, "hash": hash, "enclave": mrenclave, "sandbox": sandbox,
-        "launch_digest": launch_digest, "root_file_system": root_file_system, "chip": chip,
+        "launch_digest": launch_digest, "root_file_systems": root_file_systems, "chip": chip,
         "level": level,
     });
     output.result(&result, |output| {

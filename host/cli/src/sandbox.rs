@@ -39,6 +39,10 @@ pub(crate) struct Runtime {
     /// gVisor's runtime; by default the one beside the programs, else the one on PATH.
     #[arg(long, value_name = "FILE")]
     runsc: Option<PathBuf>,
+    /// The root file system with a browser, which ./x image browser builds, for actions whose class
+    /// names it; only gvisor holds one.
+    #[arg(long, value_name = "FILE")]
+    browser: Option<PathBuf>,
     /// The guest of --sandbox vm; by default the one beside the programs.
     #[arg(long, value_name = "FOLDER")]
     guest: Option<PathBuf>,
@@ -65,6 +69,9 @@ impl From<Accel> for Accelerator {
 impl Runtime {
     /// The driver with its parts.
     pub(crate) fn driver(self, sandbox: Sandbox, programs: &Path) -> anyhow::Result<DriverKind> {
+        if self.browser.is_some() && sandbox != Sandbox::Gvisor {
+            bail!("--browser needs --sandbox gvisor: nothing else here holds a browser");
+        }
         match sandbox {
             Sandbox::Native => Ok(DriverKind::Native),
             Sandbox::Vm => Ok(DriverKind::Vm(VmPaths {
@@ -72,7 +79,10 @@ impl Runtime {
                 qemu: None,
                 accelerator: self.accel.into(),
             })),
-            Sandbox::Gvisor => Ok(DriverKind::Gvisor { runsc: self.found(programs)? }),
+            Sandbox::Gvisor => {
+                let browser = self.browser.as_ref().map(std::path::absolute).transpose()?;
+                Ok(DriverKind::Gvisor { runsc: self.found(programs)?, browser })
+            }
         }
     }
 

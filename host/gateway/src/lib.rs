@@ -152,7 +152,7 @@ impl Config {
             tls: None,
             admin: None,
             sandbox_program: programs.join("toani-sandbox"),
-            driver: DriverKind::Gvisor { runsc: programs.join("runsc") },
+            driver: DriverKind::Gvisor { runsc: programs.join("runsc"), browser: None },
             programs: programs.to_path_buf(),
             simulated_chip: None,
             replay: Replay::Embedded,

@@ -33,7 +33,8 @@ async fn when_no_container_comes_requests_are_put_off_and_nothing_is_used_up() {
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("gate");
     let runsc = hesitant(folder.path(), &gate);
-    let instance = Instance { driver: DriverKind::Gvisor { runsc }, ..Instance::born().await };
+    let driver = DriverKind::Gvisor { runsc, browser: None };
+    let instance = Instance { driver, ..Instance::born().await };
     let plane = Running::start(instance.config()).await;
     plane.set_up(&instance, &policy(1, silent.local_addr().unwrap().port())).await;
 

@@ -15,8 +15,8 @@ fn address(text: &'static std::ffi::CStr) -> usize {
     text.as_ptr().addr()
 }
 
-/// Each with the number of its error.
-pub(crate) fn tries() -> Vec<(&'static str, i32)> {
+/// Each but these, with the number of its error.
+pub(crate) fn tries_but(left_out: &[&str]) -> Vec<(&'static str, i32)> {
     let root = address(c"/");
     let file = address(c"/etc/passwd");
     let size = |value: i32| usize::try_from(value).unwrap_or(0);
@@ -83,5 +83,6 @@ pub(crate) fn tries() -> Vec<(&'static str, i32)> {
         ("descriptor 16", libc::SYS_close, [16, 0, 0, 0, 0]),
         ("descriptor 17", libc::SYS_close, [17, 0, 0, 0, 0]),
     ];
-    calls.into_iter().map(|(name, number, arguments)| (name, try_call(number, arguments))).collect()
+    let calls = calls.into_iter().filter(|(name, ..)| !left_out.contains(name));
+    calls.map(|(name, number, arguments)| (name, try_call(number, arguments))).collect()
 }

@@ -140,14 +140,21 @@ impl SupervisorClient {
 
 fn command(paths: &SupervisorPaths) -> Command {
     let mut command = Command::new(&paths.supervisor);
-    let root = paths.root_file_system.as_os_str();
     match &paths.driver {
-        DriverKind::Native => command.args(["supervise".as_ref(), "native".as_ref(), root]),
-        DriverKind::Gvisor { runsc } => {
-            command.args(["supervise".as_ref(), "gvisor".as_ref(), runsc.as_os_str(), root])
+        DriverKind::Native => {
+            command.args(["supervise", "native"]).arg(&paths.root_file_system);
         }
-        DriverKind::Vm(paths) => command.args(paths.arguments()),
-    };
+        DriverKind::Gvisor { runsc, browser } => {
+            command.args(["supervise", "gvisor"]).arg(runsc);
+            if let Some(browser) = browser {
+                command.arg("--browser").arg(browser);
+            }
+            command.arg(&paths.root_file_system);
+        }
+        DriverKind::Vm(paths) => {
+            command.args(paths.arguments());
+        }
+    }
     if let Some(machine) = &paths.simulated_chip {
         command.arg("--simulated-chip").arg(machine);
     }

@@ -1,6 +1,6 @@
-//! The container's only way out: one connection, to the plan's endpoint.
+//! The container's only way out: connections to the plan's endpoint, each through a door of its own.
 //!
-//! The container asks `CONNECT host:port HTTP/1.1`, and nothing more. There is nothing to parse:
+//! At a door the container asks `CONNECT host:port HTTP/1.1`, and nothing more. There is nothing to parse:
 //! either the bytes are those that the plan allows, or the door stays shut. The door resolves the
 //! name itself, once, and judges the addresses that it then connects to: a name that leads inwards
 //! is refused whatever the container believes, and whatever the name leads to a moment later.
@@ -9,13 +9,16 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use toani_protocol::{policy::Endpoint, record::Connection};
+use toani_protocol::{
+    policy::{Endpoint, RootName},
+    record::Connection,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream, lookup_host},
@@ -36,44 +39,82 @@ const ADDRESSES_MAX: usize = 8;
 const OUT_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// What comes in beside the body: handshake, heads, record and chunk framing.
 const IN_BYTES_EXTRA: u64 = 1024 * 1024;
+/// What a browser loads beside what is read of it: pages, scripts, pictures.
+const IN_BYTES_BROWSER: u64 = 64 * 1024 * 1024;
 const COPY_BYTES: usize = 16 * 1024;
 
-/// What went through the door. The supervisor's own count.
+/// What may go through all doors of an execution together, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    out: u64,
+    back: u64,
+}
+
+impl Bounds {
+    /// For an answer of so many bytes, up to what framing and encryption add.
+    pub fn of(root_file_system: RootName, response_bytes_max: u32) -> Self {
+        // TLS adds at most a sixteenth to full records; chunked bodies of tiny chunks add more, and
+        // end as too large.
+        let body = u64::from(response_bytes_max);
+        let extra = match root_file_system {
+            RootName::Connector => IN_BYTES_EXTRA,
+            RootName::Browser => IN_BYTES_BROWSER,
+        };
+        let back = body.saturating_add(body / 16).saturating_add(extra);
+        Self { out: OUT_BYTES_MAX, back }
+    }
+}
+
+/// Where the doors of one execution lead, what may still go through them, and what did: the
+/// supervisor's own count.
+#[derive(Debug)]
+pub struct Way {
+    endpoint: Endpoint,
+    out_left: AtomicU64,
+    back_left: AtomicU64,
+    opened: Mutex<Vec<Arc<Count>>>,
+}
+
+/// Of one connection.
 #[derive(Debug, Default)]
-pub struct Meter {
-    connected: AtomicBool,
+struct Count {
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
 }
 
-impl Meter {
-    /// A connection was opened.
-    pub fn connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
+impl Way {
+    pub fn new(endpoint: &Endpoint, bounds: Bounds) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            out_left: AtomicU64::new(bounds.out),
+            back_left: AtomicU64::new(bounds.back),
+            opened: Mutex::default(),
+        }
     }
 
-    /// What was opened: one connection to the endpoint, or none.
-    pub fn connections(&self, endpoint: &Endpoint) -> Vec<Connection> {
-        let opened = self.connected().then(|| Connection {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            bytes_out: self.bytes_out.load(Ordering::Acquire),
-            bytes_in: self.bytes_in.load(Ordering::Acquire),
-        });
-        opened.into_iter().collect()
+    /// What was opened so far.
+    pub fn connections(&self) -> Vec<Connection> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = |count: &Arc<Count>| Connection {
+            host: self.endpoint.host.clone(),
+            port: self.endpoint.port,
+            bytes_out: count.bytes_out.load(Ordering::Acquire),
+            bytes_in: count.bytes_in.load(Ordering::Acquire),
+        };
+        opened.iter().map(connection).collect()
+    }
+
+    fn open(&self) -> Arc<Count> {
+        let count = Arc::new(Count::default());
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&count));
+        count
     }
 }
 
-/// Serves one container until either side is done. Dropping the future shuts the door.
-///
-/// `response_bytes_max` bounds what comes in, up to what framing and encryption add.
-pub async fn serve(
-    inside: UnixStream,
-    endpoint: Endpoint,
-    response_bytes_max: u32,
-    meter: Arc<Meter>,
-) {
-    serve_resolved(inside, &endpoint, resolve(&endpoint), response_bytes_max, &meter).await;
+/// Serves one door until either side is done. Dropping the future shuts it.
+pub async fn serve(inside: UnixStream, way: Arc<Way>) {
+    let resolving = resolve(&way.endpoint);
+    serve_resolved(inside, resolving, &way).await;
 }
 
 /// What a name leads to.
@@ -84,19 +125,13 @@ async fn resolve(endpoint: &Endpoint) -> Found {
     Ok(lookup_host((host, endpoint.port)).await?.collect())
 }
 
-async fn serve_resolved(
-    mut inside: UnixStream,
-    endpoint: &Endpoint,
-    resolving: impl Future<Output = Found>,
-    response_bytes_max: u32,
-    meter: &Meter,
-) {
-    let answer = match asked(&mut inside, endpoint).await {
-        Ok(()) => match connect(resolving, endpoint.private).await {
+async fn serve_resolved(mut inside: UnixStream, resolving: impl Future<Output = Found>, way: &Way) {
+    let answer = match asked(&mut inside, &way.endpoint).await {
+        Ok(()) => match connect(resolving, way.endpoint.private).await {
             Ok(outside) => {
-                meter.connected.store(true, Ordering::Release);
+                let count = way.open();
                 if inside.write_all(b"HTTP/1.1 200 open\r\n\r\n").await.is_ok() {
-                    relay(inside, outside, response_bytes_max, meter).await;
+                    relay(inside, outside, way, &count).await;
                 }
                 return;
             }
@@ -174,15 +209,11 @@ async fn connect(resolving: impl Future<Output = Found>, private: bool) -> Resul
 }
 
 /// Copies both ways until the upstream has said all, or a bound is reached.
-async fn relay(inside: UnixStream, outside: TcpStream, response_bytes_max: u32, meter: &Meter) {
+async fn relay(inside: UnixStream, outside: TcpStream, way: &Way, count: &Count) {
     let (inside_read, inside_write) = inside.into_split();
     let (outside_read, outside_write) = outside.into_split();
-    // TLS adds at most a sixteenth to full records; chunked bodies of tiny chunks add more, and
-    // end as too large.
-    let body = u64::from(response_bytes_max);
-    let in_max = body.saturating_add(body / 16).saturating_add(IN_BYTES_EXTRA);
-    let out = pump(inside_read, outside_write, OUT_BYTES_MAX, &meter.bytes_out);
-    let back = pump(outside_read, inside_write, in_max, &meter.bytes_in);
+    let out = pump(inside_read, outside_write, &way.out_left, &count.bytes_out);
+    let back = pump(outside_read, inside_write, &way.back_left, &count.bytes_in);
     tokio::pin!(out, back);
     tokio::select! {
         () = &mut out => back.await,
@@ -190,19 +221,19 @@ async fn relay(inside: UnixStream, outside: TcpStream, response_bytes_max: u32, 
     }
 }
 
-/// Copies until the end, an error or `bytes_max`; then tells the other side that this was all.
+/// Copies until the end, an error, or nothing is `left` to copy; then tells the other side that
+/// this was all.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    bytes_max: u64,
+    left: &AtomicU64,
     count: &AtomicU64,
 ) {
     let mut chunk = vec![0; COPY_BYTES];
-    let mut total = 0u64;
-    while let Ok(read) = from.read(&mut chunk).await {
+    while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let length = u64::try_from(read).unwrap_or(u64::MAX);
-        total = total.saturating_add(length);
-        if read == 0 || total > bytes_max {
+        let less = |left: u64| left.checked_sub(length);
+        if left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_err() {
             break;
         }
         count.fetch_add(length, Ordering::AcqRel);

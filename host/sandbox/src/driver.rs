@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use toani_protocol::{
-    ids::Hash,
+    instance::RootFileSystems,
     job::{CONNECTOR_UNCONFINED, CONNECTOR_WAITS, JobOutcome},
-    policy::Class,
+    limits::CONNECTIONS_MAX,
+    policy::{Class, RootName},
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
@@ -13,7 +14,7 @@ use crate::{execution::Work, root::PROGRAM, vm::VmPaths};
 
 /// Who the connector is, inside and, where we may choose, outside.
 pub(crate) const NOBODY: u32 = 65_534;
-/// Where it finds its door.
+/// Where it finds its door. Where it has several, they follow.
 pub(crate) const DOOR_FD: i32 = 3;
 
 /// Which driver, and what it needs.
@@ -25,13 +26,15 @@ pub enum DriverKind {
     Gvisor {
         /// Its program.
         runsc: PathBuf,
+        /// The root file system with a browser, where there is one.
+        browser: Option<PathBuf>,
     },
     /// A virtual machine, in which a supervisor with one of the others runs.
     Vm(VmPaths),
 }
 
 impl DriverKind {
-    /// The file that containers run under it, from where the plane's programs are.
+    /// The file of the connector's root file system, from where the plane's programs are.
     pub fn root_file_system(&self) -> PathBuf {
         match self {
             Self::Native => PROGRAM.into(),
@@ -43,6 +46,35 @@ impl DriverKind {
 
 /// What a container is made for: of a class, what it cannot be given later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub root_file_system: RootName,
+    pub size: Size,
+}
+
+impl Kind {
+    /// How many connections it may open, each through a door of its own.
+    pub fn doors(self) -> usize {
+        match self.root_file_system {
+            RootName::Connector => 1,
+            RootName::Browser => CONNECTIONS_MAX,
+        }
+    }
+}
+
+impl From<&Class> for Kind {
+    fn from(class: &Class) -> Self {
+        Self { root_file_system: class.root_file_system, size: Size::from(class) }
+    }
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::from(&Class::default())
+    }
+}
+
+/// The resources that a container is held to from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     pub memory_mib: u32,
     pub processes: u32,
@@ -51,7 +83,7 @@ pub struct Size {
 
 impl From<&Class> for Size {
     fn from(class: &Class) -> Self {
-        let Class { memory_mib, processes, tmp_mib, timeout_ms: _, response_bytes_max: _ } = *class;
+        let Class { memory_mib, processes, tmp_mib, .. } = *class;
         Self { memory_mib, processes, tmp_mib }
     }
 }
@@ -67,13 +99,13 @@ pub trait Driver: Send + Sync + 'static {
     /// A container that waits for its one job.
     type Parked: Parked;
 
-    /// What its containers run.
-    fn root_file_system(&self) -> Hash;
+    /// What its containers may run.
+    fn root_file_systems(&self) -> RootFileSystems;
 
     /// Starts a container and returns when it is isolated and waits.
     fn prepare(
         &self,
-        size: Size,
+        kind: Kind,
     ) -> impl Future<Output = Result<Self::Parked, PrepareError>> + Send;
 }
 

@@ -13,14 +13,14 @@ use toani_protocol::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    task::JoinHandle,
+    task::JoinSet,
     time::timeout,
 };
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    door::{self, Meter},
-    driver::Size,
+    door::{self, Bounds, Way},
+    driver::Kind,
     scrub::Scrubber,
 };
 
@@ -51,8 +51,12 @@ impl Work {
     }
 
     /// Of the container that it needs.
-    pub fn size(&self) -> Size {
-        Size::from(&self.plan.class)
+    pub fn kind(&self) -> Kind {
+        Kind::from(&self.plan.class)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds::of(self.plan.class.root_file_system, self.response_bytes_max())
     }
 
     fn response_bytes_max(&self) -> u32 {
@@ -65,13 +69,13 @@ impl Work {
     }
 }
 
-/// The two streams into a container.
+/// The streams into a container.
 #[derive(Debug)]
 pub struct Streams {
     /// The job goes in here, and the reply comes out.
     pub job: UnixStream,
-    /// The container's door, our side.
-    pub door: UnixStream,
+    /// The container's doors, our sides: each leads to one connection.
+    pub doors: Vec<UnixStream>,
 }
 
 /// What becomes of a job that no container was given.
@@ -81,13 +85,8 @@ pub fn not_run() -> JobOutcome {
 
 /// Runs one job. Always ends, whatever the container does; the caller then ends the container.
 pub async fn run(streams: Streams, work: Work) -> JobOutcome {
-    let meter = Arc::new(Meter::default());
-    let mut door = Door(tokio::spawn(door::serve(
-        streams.door,
-        work.plan.endpoint.clone(),
-        work.response_bytes_max(),
-        Arc::clone(&meter),
-    )));
+    let way = Arc::new(Way::new(&work.plan.endpoint, work.bounds()));
+    let mut doors = Doors::open(streams.doors, &way);
     let mut scrubber = Scrubber::new(&work.job.credential, work.plan.injection.as_ref());
     let talk = converse(streams.job, &work, &mut scrubber);
     let end = match timeout(work.deadline(), talk).await {
@@ -97,39 +96,36 @@ pub async fn run(streams: Streams, work: Work) -> JobOutcome {
     };
     // A container that has replied may still ask: what it opened after the count would be told to
     // nobody.
-    door.shut().await;
+    doors.shut().await;
+    let connections = way.connections();
     JobOutcome {
-        connections: meter.connections(&work.plan.endpoint),
-        end: believed(end, &work, &meter, scrubber.seen()),
+        end: believed(end, &work, !connections.is_empty(), scrubber.seen()),
+        connections,
         secret_seen: scrubber.seen(),
     }
 }
 
-/// Shuts with the execution, whichever way that ends.
-struct Door(JoinHandle<()>);
+/// They shut with the execution, whichever way that ends.
+struct Doors(JoinSet<()>);
 
-impl Door {
+impl Doors {
+    fn open(inside: Vec<UnixStream>, way: &Arc<Way>) -> Self {
+        Self(inside.into_iter().map(|door| door::serve(door, Arc::clone(way))).collect())
+    }
+
     /// Nothing goes through any more when this is done.
     async fn shut(&mut self) {
-        self.0.abort();
-        // It was aborted, or had ended.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.0.shutdown().await;
     }
 }
 
 /// A reply that cannot be true is none, and one that holds the secret keeps its status only.
-fn believed(end: JobEnd, work: &Work, meter: &Meter, secret_seen: bool) -> JobEnd {
+fn believed(end: JobEnd, work: &Work, connected: bool, secret_seen: bool) -> JobEnd {
     let max = usize::try_from(work.response_bytes_max()).unwrap_or(usize::MAX);
     match end {
         JobEnd::Response { status, mut body } => {
             let possible =
-                matches!(status, 200..=299 | 400..=599) && body.len() <= max && meter.connected();
+                matches!(status, 200..=299 | 400..=599) && body.len() <= max && connected;
             if !possible || secret_seen {
                 body.zeroize();
             }
@@ -137,7 +133,7 @@ fn believed(end: JobEnd, work: &Work, meter: &Meter, secret_seen: bool) -> JobEn
         }
         JobEnd::Redirected { status } if !(300..=399).contains(&status) => JobEnd::ConnectorFailed,
         JobEnd::Redirected { .. } | JobEnd::TooLarge | JobEnd::Malformed | JobEnd::TlsRefused
-            if !meter.connected() =>
+            if !connected =>
         {
             JobEnd::ConnectorFailed
         }
@@ -260,7 +256,7 @@ mod tests {
         let prefix = u32::try_from(reply.len()).unwrap().to_le_bytes();
         container.write_all(&[&prefix, reply.as_slice()].concat()).await.unwrap();
         container.shutdown().await.unwrap();
-        assert_eq!(run(Streams { job, door }, work()).await, not_run());
+        assert_eq!(run(Streams { job, doors: vec![door] }, work()).await, not_run());
         let mut asking = asking.into_std().unwrap();
         assert_eq!(std::io::Read::read(&mut asking, &mut [0]).unwrap(), 0, "nobody is there");
     }

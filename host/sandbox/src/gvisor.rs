@@ -8,7 +8,10 @@
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+    },
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -16,7 +19,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use toani_protocol::{ids::Hash, job::JobOutcome};
+use toani_protocol::{instance::RootFileSystems, job::JobOutcome, policy::RootName};
 use tokio::{
     io::AsyncReadExt,
     net::UnixStream,
@@ -27,10 +30,10 @@ use tokio::{
 use crate::{
     cgroup::{Group, Limits},
     confinement::{self, Line, Runs},
-    driver::{self, Driver, NOBODY, Parked, PrepareError, Size},
+    driver::{self, Driver, Kind, NOBODY, Parked, PrepareError, Size},
     ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
-    root::{RootError, RootFileSystem},
+    root::{RootError, Roots},
     share::Share,
     workspace::{self, Workspace, WorkspaceError},
 };
@@ -89,7 +92,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Gvisor {
     workspace: Arc<Workspace>,
-    root_file_system: Hash,
+    root_file_systems: RootFileSystems,
     launcher: Launcher,
     ending: Ending,
     /// Of the runtime, up to its command, but for the folder of a container's state.
@@ -97,14 +100,14 @@ pub struct Gvisor {
 }
 
 impl Gvisor {
-    /// Copies the root file system and the runtime, and tries two containers. `sandbox` is
+    /// Copies the root file systems and the runtime, and tries containers. `sandbox` is
     /// this program, which starts them; all containers have `share` together. Returns the driver, and what waits for the end of all that
     /// it has started.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        root: &RootFileSystem,
+        roots: &Roots,
         runsc: &Path,
         sandbox: &Path,
         share: Share,
@@ -119,13 +122,15 @@ impl Gvisor {
             Ok(_) => return Err(StartError::OldRuntime(runsc.to_path_buf())),
             Err(error) => return Err(StartError::CannotExecute(runtime, error)),
         }
-        root.copy(&workspace.root())?;
+        for (name, root) in roots.named() {
+            root.copy(&workspace.root(name))?;
+        }
         let (ending, ended) = Ending::start()?;
         let driver = Self {
             launcher: Launcher::start(sandbox)?,
             ending,
             runtime: options(&runtime),
-            root_file_system: root.digest(),
+            root_file_systems: roots.digests(),
             workspace,
         };
         if let Err(error) = driver.try_out().await {
@@ -141,15 +146,19 @@ impl Gvisor {
         self.workspace.runtime()
     }
 
-    /// One container that says what it is, and one that waits.
+    /// Of each root file system one container that says what it is, and one that waits.
     async fn try_out(&self) -> Result<(), StartError> {
-        let size = Size::default();
-        let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
-        confinement::judge(&report, size, lines()).map_err(StartError::NotIsolated)?;
-        let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
-        // What starts it, and the container's kernel.
-        if parked.container.processes() < 2 {
-            return Err(StartError::NotIsolated("its kernel is not in its control group".into()));
+        let browser = self.root_file_systems.browser.map(|_| RootName::Browser);
+        for root_file_system in [RootName::Connector].into_iter().chain(browser) {
+            let kind = Kind { root_file_system, ..Kind::default() };
+            let report = self.report(kind).await.map_err(StartError::CannotIsolate)?;
+            confinement::judge(&report, kind.size, lines()).map_err(StartError::NotIsolated)?;
+            let parked = self.prepare(kind).await.map_err(StartError::CannotIsolate)?;
+            // What starts it, and the container's kernel.
+            if parked.container.processes() < 2 {
+                let why = "its kernel is not in its control group";
+                return Err(StartError::NotIsolated(why.into()));
+            }
         }
         Ok(())
     }
@@ -158,8 +167,8 @@ impl Gvisor {
     ///
     /// # Errors
     /// It does not start, or says nothing.
-    pub async fn report(&self, size: Size) -> Result<String, PrepareError> {
-        let (container, streams) = self.launch(size, Runs::Report).await?;
+    pub async fn report(&self, kind: Kind) -> Result<String, PrepareError> {
+        let (container, streams) = self.launch(kind, Runs::Report).await?;
         let mut report = String::new();
         let mut stream = streams.job.take(REPORT_BYTES_MAX);
         match timeout(PREPARE, stream.read_to_string(&mut report)).await {
@@ -168,20 +177,19 @@ impl Gvisor {
         }
     }
 
-    async fn launch(&self, size: Size, runs: Runs) -> Result<(Container, Streams), PrepareError> {
-        self.try_launch(size, runs).await.map_err(|error| PrepareError(error.to_string()))
+    async fn launch(&self, kind: Kind, runs: Runs) -> Result<(Container, Streams), PrepareError> {
+        self.try_launch(kind, runs).await.map_err(|error| PrepareError(error.to_string()))
     }
 
-    async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
+    async fn try_launch(&self, kind: Kind, runs: Runs) -> io::Result<(Container, Streams)> {
         let id = workspace::new_id()?;
         let remains = Remains::create(&self.workspace, &id)?;
         let folder = remains.folder().to_path_buf();
-        bundle::write(&folder, &self.workspace, size, runs)?;
-        let group = self.workspace.groups().group(&id, limits(size))?;
+        bundle::write(&folder, &self.workspace, kind, runs)?;
+        let group = self.workspace.groups().group(&id, limits(kind.size))?;
         let (job, their_job) = StdStream::pair()?;
-        let (door, their_door) = StdStream::pair()?;
         job.set_nonblocking(true)?;
-        door.set_nonblocking(true)?;
+        let (doors, their_doors) = doors(kind.doors())?;
         let mut runtime = self.runtime.clone();
         for (option, name) in [("--root", "state"), ("--log", "log")] {
             runtime.extend([option.into(), folder.join(name).into()]);
@@ -192,7 +200,7 @@ impl Gvisor {
             bundle: folder,
             id,
             job: their_job.into(),
-            door: their_door.into(),
+            doors: their_doors,
         };
         // From here on whatever happens ends where nobody waits for it.
         let ending = self.ending.clone();
@@ -201,10 +209,19 @@ impl Gvisor {
         if let Some((started, ..)) = &mut container.inner {
             *started = Some(process);
         }
-        let streams =
-            Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
-        Ok((container, streams))
+        Ok((container, Streams { job: UnixStream::from_std(job)?, doors }))
     }
+}
+
+/// New doors: our sides, and theirs.
+fn doors(count: usize) -> io::Result<(Vec<UnixStream>, Vec<OwnedFd>)> {
+    let door = |_| {
+        let (door, theirs) = StdStream::pair()?;
+        door.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(door)?, theirs.into()))
+    };
+    let doors: io::Result<Vec<_>> = (0..count).map(door).collect();
+    Ok(doors?.into_iter().unzip())
 }
 
 /// What a container says of itself under this driver.
@@ -212,7 +229,6 @@ fn lines() -> Vec<Line> {
     let nobody = [NOBODY.to_string().as_str(); 4].join(" ");
     let none = || "0000000000000000".to_owned();
     vec![
-        // The runtime's own.
         ("environment", "HOME=/".to_owned()),
         ("Uid:", nobody.clone()),
         ("Gid:", nobody),
@@ -280,12 +296,12 @@ fn limits(size: Size) -> Limits {
 impl Driver for Gvisor {
     type Parked = GvisorParked;
 
-    fn root_file_system(&self) -> Hash {
-        self.root_file_system
+    fn root_file_systems(&self) -> RootFileSystems {
+        self.root_file_systems
     }
 
-    async fn prepare(&self, size: Size) -> Result<GvisorParked, PrepareError> {
-        let (container, mut streams) = self.launch(size, Runs::Connector).await?;
+    async fn prepare(&self, kind: Kind) -> Result<GvisorParked, PrepareError> {
+        let (container, mut streams) = self.launch(kind, Runs::Connector).await?;
         match timeout(PREPARE, driver::waits(&mut streams.job)).await {
             Ok(Ok(())) => Ok(GvisorParked { container, streams }),
             Ok(Err(PrepareError(why))) => Err(container.failure(&why)),

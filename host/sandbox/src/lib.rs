@@ -17,7 +17,7 @@
 //! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
 //!   supervisor has on its machine, also if it was killed.
 //! - [`lifeline`]: processes that end with the one that started them.
-//! - [`root`]: the root file system that containers run, by its digest.
+//! - [`root`]: the root file systems that containers run, by their digests.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
 //! - [`door`]: the container's only way out, to the plan's endpoint and nowhere else;
@@ -31,6 +31,7 @@ mod cgroup;
 pub mod client;
 mod confinement;
 mod connection;
+mod descriptors;
 pub mod door;
 pub mod driver;
 pub mod ending;

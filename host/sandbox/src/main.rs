@@ -20,7 +20,7 @@ use toani_sandbox::{
     lifeline,
     messages::{self, FromSupervisor},
     native::{self, Native},
-    root::RootFileSystem,
+    root::Roots,
     share::Share,
     supervisor, vm,
 };
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 }
 
 const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
-    {native | gvisor RUNSC} ROOT_FILE_SYSTEM [--memory MIB] --simulated-chip MACHINE";
+    {native | gvisor RUNSC [--browser FILE]} ROOT_FILE_SYSTEM [--memory MIB] --simulated-chip MACHINE";
 
 /// What containers are made of.
 struct Containers {
@@ -78,8 +78,13 @@ impl Containers {
     fn read(arguments: &[OsString]) -> anyhow::Result<(Self, &[OsString])> {
         let (driver, rest) = match arguments {
             [driver, rest @ ..] if driver == "native" => (DriverKind::Native, rest),
+            [driver, runsc, named, browser, rest @ ..]
+                if driver == "gvisor" && named == "--browser" =>
+            {
+                (DriverKind::Gvisor { runsc: runsc.into(), browser: Some(browser.into()) }, rest)
+            }
             [driver, runsc, rest @ ..] if driver == "gvisor" => {
-                (DriverKind::Gvisor { runsc: runsc.into() }, rest)
+                (DriverKind::Gvisor { runsc: runsc.into(), browser: None }, rest)
             }
             _ => bail!(USAGE),
         };
@@ -296,20 +301,20 @@ enum Started {
 
 /// And what this program is measured as, as a process.
 async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
-    let root = RootFileSystem::open(&what.root_file_system)?;
+    let roots = Roots::open(&what.root_file_system, &what.driver)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
-            let (driver, lost, ended) = Native::start(&root, OWN.as_ref(), what.share).await?;
+            let (driver, lost, ended) = Native::start(&roots, OWN.as_ref(), what.share).await?;
             (Started::Native(driver, Box::pin(lost), ended), DriverKind::Native)
         }
-        DriverKind::Gvisor { runsc } => {
-            let (driver, ended) = Gvisor::start(&root, runsc, OWN.as_ref(), what.share).await?;
-            let runs = DriverKind::Gvisor { runsc: driver.runtime() };
+        DriverKind::Gvisor { runsc, .. } => {
+            let (driver, ended) = Gvisor::start(&roots, runsc, OWN.as_ref(), what.share).await?;
+            let runs = DriverKind::Gvisor { runsc: driver.runtime(), browser: None };
             (Started::Gvisor(driver, ended), runs)
         }
         DriverKind::Vm(_) => bail!(USAGE),
     };
-    let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, root.digest())
+    let launch_digest = toani_sandbox::launch_digest(OWN.as_ref(), &runs, roots.digests())
         .context("cannot measure what runs")?;
     Ok((driver, launch_digest))
 }

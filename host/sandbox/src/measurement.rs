@@ -4,7 +4,10 @@
 use std::{fs::File, io, path::Path};
 
 use sha2::{Digest, Sha256, Sha384};
-use toani_protocol::{ids::Hash, instance::LaunchDigest};
+use toani_protocol::{
+    ids::Hash,
+    instance::{LaunchDigest, RootFileSystems},
+};
 
 use crate::{driver::DriverKind, vm::GuestImage};
 
@@ -12,20 +15,23 @@ use crate::{driver::DriverKind, vm::GuestImage};
 const NATIVE: &str = "toani/v1/sandbox-native";
 const GVISOR: &str = "toani/v1/sandbox-gvisor";
 
-/// The launch digest of a supervisor's executable with its driver and a root file system.
+/// The launch digest of a supervisor's executable with its driver and its root file systems.
 ///
 /// # Errors
 /// One of the files cannot be read.
 pub fn launch_digest(
     supervisor: &Path,
     driver: &DriverKind,
-    root_file_system: Hash,
+    root_file_systems: RootFileSystems,
 ) -> io::Result<LaunchDigest> {
     let supervisor = || hash_of(File::open(supervisor)?);
+    let RootFileSystems { connector, browser } = root_file_systems;
     Ok(match driver {
-        DriverKind::Native => combine(NATIVE, &[supervisor()?, root_file_system]),
-        DriverKind::Gvisor { runsc } => {
-            combine(GVISOR, &[supervisor()?, hash_of(File::open(runsc)?)?, root_file_system])
+        DriverKind::Native => combine(NATIVE, &[supervisor()?, connector]),
+        DriverKind::Gvisor { runsc, .. } => {
+            let parts = [supervisor()?, hash_of(File::open(runsc)?)?, connector];
+            let parts: Vec<_> = parts.into_iter().chain(browser).collect();
+            combine(GVISOR, &parts)
         }
         // Both programs are in the guest, and measured with it.
         DriverKind::Vm(paths) => {

@@ -27,7 +27,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Signal, pidfd_send_signal},
 };
-use toani_protocol::{ids::Hash, job::JobOutcome};
+use toani_protocol::{instance::RootFileSystems, job::JobOutcome};
 use tokio::{
     io::{AsyncReadExt, Interest, unix::AsyncFd},
     net::UnixStream,
@@ -38,11 +38,11 @@ use tokio::{
 use crate::{
     cgroup::{self, Group},
     confinement::{self, Line, Runs},
-    driver::{self, Driver, Parked, PrepareError, Size},
+    driver::{self, Driver, Kind, Parked, PrepareError, Size},
     ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     lifeline,
-    root::{RootError, RootFileSystem},
+    root::{RootError, Roots},
     share::Share,
     workspace::{self, Workspace, WorkspaceError},
 };
@@ -91,7 +91,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Native {
     control: AsyncFd<OwnedFd>,
-    root_file_system: Hash,
+    root_file_systems: RootFileSystems,
     workspace: Arc<Workspace>,
     ending: Ending,
 }
@@ -105,20 +105,20 @@ impl Native {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        root: &RootFileSystem,
+        roots: &Roots,
         sandbox: &Path,
         share: Share,
     ) -> Result<(Self, impl Future<Output = ()> + use<>, Ended), StartError> {
         let workspace = Arc::new(Workspace::create(share)?);
         let (ending, ended) = Ending::start()?;
-        let memory = in_memory(&root.program()?).map_err(StartError::Memory)?;
+        let memory = in_memory(&roots.connector.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)?;
         let lost = start_launcher(sandbox, theirs, memory)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
         let control = sys::watch(ours)?;
-        let driver = Self { control, root_file_system: root.digest(), workspace, ending };
+        let driver = Self { control, root_file_systems: roots.digests(), workspace, ending };
         if let Err(error) = driver.try_out().await {
             drop(driver);
             ended.wait(END);
@@ -181,8 +181,8 @@ impl Native {
         // The container holds the only copies now: their end is its end.
         drop(order);
         container.process = Some(started(UnixStream::from_std(report)?).await?);
-        let streams =
-            Streams { job: UnixStream::from_std(job)?, door: UnixStream::from_std(door)? };
+        let doors = vec![UnixStream::from_std(door)?];
+        let streams = Streams { job: UnixStream::from_std(job)?, doors };
         Ok((container, streams))
     }
 
@@ -192,7 +192,7 @@ impl Native {
         let size = Size::default();
         let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
         confinement::judge(&report, size, lines()).map_err(StartError::NotIsolated)?;
-        let parked = self.prepare(size).await.map_err(StartError::CannotIsolate)?;
+        let parked = self.prepare(Kind::default()).await.map_err(StartError::CannotIsolate)?;
         let status = parked
             .container
             .status()
@@ -223,11 +223,11 @@ impl Native {
 impl Driver for Native {
     type Parked = NativeParked;
 
-    fn root_file_system(&self) -> Hash {
-        self.root_file_system
+    fn root_file_systems(&self) -> RootFileSystems {
+        self.root_file_systems
     }
 
-    async fn prepare(&self, size: Size) -> Result<NativeParked, PrepareError> {
+    async fn prepare(&self, Kind { size, .. }: Kind) -> Result<NativeParked, PrepareError> {
         in_time(async {
             let (container, mut streams) = self.launch(size, Runs::Connector).await?;
             driver::waits(&mut streams.job).await?;

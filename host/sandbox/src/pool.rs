@@ -7,25 +7,25 @@ use std::{
     time::Duration,
 };
 
-use toani_protocol::ids::Hash;
+use toani_protocol::instance::RootFileSystems;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
 };
 
 use crate::{
-    driver::{Driver, Parked, PrepareError, Size},
+    driver::{Driver, Kind, Parked, PrepareError},
     supervisor::log,
 };
 
-/// Containers that wait, of each size that was asked for lately.
+/// Containers that wait, of each kind that was asked for lately.
 pub const WAITING_MAX: usize = 8;
 /// If fewer wait, more are prepared at once, and else when a job has ended: it has the processors to
 /// itself meanwhile.
 const LOW: usize = WAITING_MAX / 2;
-/// Sizes that containers wait for; the one that was asked for longest ago makes room.
-const SIZES_MAX: usize = 8;
-/// A container that has waited for so long is ended unused, when one of its size is asked for.
+/// Kinds that containers wait for; the one that was asked for longest ago makes room.
+const KINDS_MAX: usize = 8;
+/// A container that has waited for so long is ended unused, when one of its kind is asked for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// A job that has waited for so long for a container says that there are too many.
@@ -51,14 +51,14 @@ pub(crate) struct Pool<D: Driver> {
 type Shelves<P> = Arc<Mutex<Vec<Shelf<P>>>>;
 
 struct Shelf<P> {
-    size: Size,
+    kind: Kind,
     waiting: VecDeque<(Instant, P)>,
     /// Somebody is at it.
     filling: bool,
 }
 
 impl<D: Driver> Pool<D> {
-    /// The first containers are of the usual size.
+    /// The first containers are of the usual kind.
     pub(crate) fn new(driver: Arc<D>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let at_once = processors.min(PREPARING_MAX);
@@ -68,26 +68,26 @@ impl<D: Driver> Pool<D> {
             preparing: Arc::new(Semaphore::new(at_once)),
             late: Arc::default(),
         };
-        drop(pool.pop(Size::default()));
-        pool.fill(Size::default());
+        drop(pool.pop(Kind::default()));
+        pool.fill(Kind::default());
         pool
     }
 
-    /// What the containers run.
-    pub(crate) fn root_file_system(&self) -> Hash {
-        self.driver.root_file_system()
+    /// What the containers may run.
+    pub(crate) fn root_file_systems(&self) -> RootFileSystems {
+        self.driver.root_file_systems()
     }
 
     /// A container that was never used: one that waits, or a new one.
-    pub(crate) async fn take(&self, size: Size) -> Result<D::Parked, PrepareError> {
-        let waiting = self.pop(size);
-        if self.waiting(size) < LOW {
-            self.fill(size);
+    pub(crate) async fn take(&self, kind: Kind) -> Result<D::Parked, PrepareError> {
+        let waiting = self.pop(kind);
+        if self.waiting(kind) < LOW {
+            self.fill(kind);
         }
         if let Some(parked) = waiting {
             return Ok(parked);
         }
-        let mut prepare = pin!(timeout(TAKE_MAX, self.prepare(size)));
+        let mut prepare = pin!(timeout(TAKE_MAX, self.prepare(kind)));
         let taken = match timeout(EMPTY_MAX, &mut prepare).await {
             Ok(taken) => taken,
             Err(_) => {
@@ -104,26 +104,26 @@ impl<D: Driver> Pool<D> {
     }
 
     /// In its turn: a container that has come to wait meanwhile, or a new one.
-    async fn prepare(&self, size: Size) -> Result<D::Parked, PrepareError> {
+    async fn prepare(&self, kind: Kind) -> Result<D::Parked, PrepareError> {
         let _turn = self.preparing.acquire().await;
-        match self.pop(size) {
+        match self.pop(kind) {
             Some(parked) => Ok(parked),
-            None => self.driver.prepare(size).await,
+            None => self.driver.prepare(kind).await,
         }
     }
 
-    fn waiting(&self, size: Size) -> usize {
+    fn waiting(&self, kind: Kind) -> usize {
         let shelves = lock(&self.shelves);
-        let shelf = shelves.iter().find(|shelf| shelf.size == size);
+        let shelf = shelves.iter().find(|shelf| shelf.kind == kind);
         shelf.map_or(0, |shelf| shelf.waiting.len())
     }
 
-    fn pop(&self, size: Size) -> Option<D::Parked> {
+    fn pop(&self, kind: Kind) -> Option<D::Parked> {
         let mut thrown = Vec::new();
         let mut shelves = lock(&self.shelves);
-        let mut shelf = match shelves.iter().position(|shelf| shelf.size == size) {
+        let mut shelf = match shelves.iter().position(|shelf| shelf.kind == kind) {
             Some(place) => shelves.remove(place),
-            None => Shelf { size, waiting: VecDeque::new(), filling: false },
+            None => Shelf { kind, waiting: VecDeque::new(), filling: false },
         };
         let found = loop {
             match shelf.waiting.pop_front() {
@@ -135,7 +135,7 @@ impl<D: Driver> Pool<D> {
             }
         };
         shelves.push(shelf);
-        let last_used = (shelves.len() > SIZES_MAX).then(|| shelves.remove(0));
+        let last_used = (shelves.len() > KINDS_MAX).then(|| shelves.remove(0));
         // Ending containers is no work to do under the lock.
         drop(shelves);
         drop((last_used, thrown));
@@ -143,16 +143,16 @@ impl<D: Driver> Pool<D> {
     }
 
     /// Lets containers be prepared until enough wait, on a task that ends with the pool.
-    pub(crate) fn fill(&self, size: Size) {
+    pub(crate) fn fill(&self, kind: Kind) {
         let mut shelves = lock(&self.shelves);
-        let shelf = shelves.iter_mut().find(|shelf| shelf.size == size);
+        let shelf = shelves.iter_mut().find(|shelf| shelf.kind == kind);
         let lacks = |shelf: &&mut Shelf<_>| !shelf.filling && shelf.waiting.len() < WAITING_MAX;
         let Some(shelf) = shelf.filter(lacks) else { return };
         shelf.filling = true;
         drop(shelves);
         let (driver, shelves) = (Arc::clone(&self.driver), Arc::downgrade(&self.shelves));
         let (preparing, late) = (Arc::clone(&self.preparing), Arc::clone(&self.late));
-        tokio::spawn(fill(driver, shelves, preparing, late, size));
+        tokio::spawn(fill(driver, shelves, preparing, late, kind));
     }
 }
 
@@ -161,13 +161,13 @@ async fn fill<D: Driver>(
     shelves: Weak<Mutex<Vec<Shelf<D::Parked>>>>,
     preparing: Arc<Semaphore>,
     late: Arc<watch::Sender<usize>>,
-    size: Size,
+    kind: Kind,
 ) {
-    // While the driver fails at the usual size, a job that came would fail too.
+    // While the driver fails at the usual kind, a job that came would fail too.
     let mut failing = None;
     loop {
         let turn = preparing.acquire().await;
-        let prepared = driver.prepare(size).await;
+        let prepared = driver.prepare(kind).await;
         drop(turn);
         let parked = match prepared {
             Ok(parked) => parked,
@@ -175,10 +175,10 @@ async fn fill<D: Driver>(
                 if failing.is_none() {
                     log(&format!("no container waits: {error}"));
                 }
-                // Another size may be one that never works: it is nobody else's business, and the
-                // next job of that size tries again.
-                if size != Size::default() {
-                    return no_longer_filling(&shelves, size);
+                // Another kind may be one that never works: it is nobody else's business, and the
+                // next job of that kind tries again.
+                if kind != Kind::default() {
+                    return no_longer_filling(&shelves, kind);
                 }
                 failing.get_or_insert_with(|| Late::new(Arc::clone(&late)));
                 tokio::time::sleep(RETRY).await;
@@ -191,8 +191,8 @@ async fn fill<D: Driver>(
         failing = None;
         let Some(shelves) = shelves.upgrade() else { return };
         let mut shelves = lock(&shelves);
-        // If it made room for another size meanwhile, the container ends unused.
-        let Some(shelf) = shelves.iter_mut().find(|shelf| shelf.size == size) else { return };
+        // If it made room for another kind meanwhile, the container ends unused.
+        let Some(shelf) = shelves.iter_mut().find(|shelf| shelf.kind == kind) else { return };
         shelf.waiting.push_back((Instant::now(), parked));
         if shelf.waiting.len() >= WAITING_MAX {
             shelf.filling = false;
@@ -201,9 +201,9 @@ async fn fill<D: Driver>(
     }
 }
 
-fn no_longer_filling<P>(shelves: &Weak<Mutex<Vec<Shelf<P>>>>, size: Size) {
+fn no_longer_filling<P>(shelves: &Weak<Mutex<Vec<Shelf<P>>>>, kind: Kind) {
     let Some(shelves) = shelves.upgrade() else { return };
-    if let Some(shelf) = lock(&shelves).iter_mut().find(|shelf| shelf.size == size) {
+    if let Some(shelf) = lock(&shelves).iter_mut().find(|shelf| shelf.kind == kind) {
         shelf.filling = false;
     }
 }

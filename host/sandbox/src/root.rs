@@ -10,9 +10,9 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use toani_protocol::ids::Hash;
+use toani_protocol::{ids::Hash, instance::RootFileSystems, policy::RootName};
 
-use crate::measurement;
+use crate::{driver::DriverKind, measurement};
 
 /// The program that a container runs, from its root.
 pub const PROGRAM: &str = "toani-connector";
@@ -24,7 +24,11 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the root file system {} cannot be used ({why}); ./x image connector builds one", file.display())]
+#[error(
+    "the root file system {} cannot be used ({why}); ./x image connector builds one, and ./x image \
+     browser the one with a browser",
+    file.display()
+)]
 pub struct RootError {
     file: PathBuf,
     why: io::Error,
@@ -84,6 +88,42 @@ impl RootFileSystem {
             Err(why) => why,
         };
         Err(RootError { file: self.file.clone(), why })
+    }
+}
+
+/// Every root file system of one sandbox.
+#[derive(Debug)]
+pub struct Roots {
+    pub connector: RootFileSystem,
+    pub browser: Option<RootFileSystem>,
+}
+
+impl Roots {
+    /// The connector's from its file, and what the driver names besides.
+    ///
+    /// # Errors
+    /// See [`RootFileSystem::open`].
+    pub fn open(connector: &Path, driver: &DriverKind) -> Result<Self, RootError> {
+        let browser = match driver {
+            DriverKind::Gvisor { browser, .. } => browser.as_deref(),
+            DriverKind::Native | DriverKind::Vm(_) => None,
+        };
+        Ok(Self {
+            connector: RootFileSystem::open(connector)?,
+            browser: browser.map(RootFileSystem::open).transpose()?,
+        })
+    }
+
+    pub fn digests(&self) -> RootFileSystems {
+        RootFileSystems {
+            connector: self.connector.digest(),
+            browser: self.browser.as_ref().map(RootFileSystem::digest),
+        }
+    }
+
+    pub(crate) fn named(&self) -> impl Iterator<Item = (RootName, &RootFileSystem)> {
+        let browser = self.browser.as_ref().map(|root| (RootName::Browser, root));
+        [(RootName::Connector, &self.connector)].into_iter().chain(browser)
     }
 }
 

@@ -248,15 +248,16 @@ async fn run<D: Driver>(
     execution: &impl std::fmt::Display,
     work: Work,
 ) -> JobOutcome {
-    if work.root_file_system() != pool.root_file_system() {
+    let kind = work.kind();
+    let here = pool.root_file_systems().get(kind.root_file_system);
+    if here != Some(work.root_file_system()) {
         log(&format!("execution {execution}: its root file system is not the one that is here"));
         return execution::not_run();
     }
-    let size = work.size();
-    match pool.take(size).await {
+    match pool.take(kind).await {
         Ok(parked) => {
             let outcome = parked.run(work).await;
-            pool.fill(size);
+            pool.fill(kind);
             outcome
         }
         Err(error) => {

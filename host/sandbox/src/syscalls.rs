@@ -1,10 +1,14 @@
-//! The system calls that a connector may make, whichever driver holds it. Everything else fails
-//! with EPERM.
+//! The system calls that what is in a container may make, whichever driver holds it. Everything else
+//! fails with EPERM.
 //!
-//! There is no way here to get a descriptor that the program was not given, but for copies of
+//! A connector has no way here to get a descriptor that the program was not given, but for copies of
 //! those that it has; no process, thread or executable memory; and no name of anything.
 
 use libc::c_long;
+
+mod browser;
+
+pub(crate) use browser::BROWSER;
 
 /// One system call, and when it may be made: always, or if all conditions of one list hold.
 #[derive(Debug, Clone, Copy)]
@@ -28,15 +32,16 @@ use Condition::{Is, Null, Without};
 
 macro_rules! calls {
     ($($name:ident = $number:ident $(when $conditions:expr)?;)*) => {
-        &[$(Allowed {
+        &[$($crate::syscalls::Allowed {
             number: libc::$number,
             name: stringify!($name),
-            when: calls!(@ $($conditions)?),
+            when: $crate::syscalls::calls!(@ $($conditions)?),
         }),*]
     };
     (@) => { &[] };
     (@ $conditions:expr) => { $conditions };
 }
+use calls;
 
 /// What a connector may call.
 pub(crate) const CONNECTOR: &[Allowed] = calls! {

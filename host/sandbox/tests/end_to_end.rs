@@ -8,9 +8,9 @@ use std::sync::{Arc, atomic::Ordering};
 use common::{
     Bench, children_of, connector, drivers,
     enclave::Lost,
-    kill, root_of, until,
+    image, kill, probe, root_of, until,
     upstream::{Identity, Upstream},
-    waiting,
+    waiting, with_browser,
 };
 use toani_protocol::{
     canonical::{self, Json},
@@ -18,7 +18,7 @@ use toani_protocol::{
     policy::{Injection, Method, TlsTrust},
     record::Connection,
 };
-use toani_sandbox::root::RootFileSystem;
+use toani_sandbox::root::Roots;
 
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
 
@@ -315,11 +315,12 @@ async fn many_run_at_once() {
 #[tokio::test]
 async fn the_launch_digest_is_of_what_runs() {
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox").as_ref();
-    for driver in drivers() {
-        let root = RootFileSystem::open(&root_of(&driver, &connector())).unwrap().digest();
+    let browser = with_browser(&image(&probe()));
+    for driver in drivers().into_iter().chain([browser]) {
+        let roots = Roots::open(&root_of(&driver, &connector()), &driver).unwrap().digests();
         // The enclave has verified evidence of this digest: the bench is connected.
         let bench = Bench::under(&driver, connector()).await;
-        let measured = toani_sandbox::launch_digest(supervisor, &driver, root).unwrap();
+        let measured = toani_sandbox::launch_digest(supervisor, &driver, roots).unwrap();
         assert_eq!(bench.launch_digest, measured);
     }
 }

@@ -13,20 +13,26 @@ use std::{
 use common::{Bench, gvisor, limit, probe, root_of, runtimes, status, until};
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient,
-    driver::{Driver, Size},
+    driver::{Driver, Kind},
     ending::{END, Ended},
     gvisor::Gvisor,
     pool::WAITING_MAX,
-    root::RootFileSystem,
+    root::Roots,
     share::Share,
 };
 
 async fn started() -> (Gvisor, Ended) {
     let driver = gvisor();
-    let root = RootFileSystem::open(&root_of(&driver, &probe())).unwrap();
-    let DriverKind::Gvisor { runsc } = driver else { unreachable!() };
+    let roots = Roots::open(&root_of(&driver, &probe()), &driver).unwrap();
+    let DriverKind::Gvisor { runsc, .. } = driver else { unreachable!() };
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    Gvisor::start(&root, &runsc, sandbox, Share::default()).await.unwrap()
+    Gvisor::start(&roots, &runsc, sandbox, Share::default()).await.unwrap()
+}
+
+fn with_tmp(mib: u32) -> Kind {
+    let mut kind = Kind::default();
+    kind.size.tmp_mib = mib;
+    kind
 }
 
 fn lines(report: &str) -> BTreeMap<&str, &str> {
@@ -39,7 +45,7 @@ fn lines(report: &str) -> BTreeMap<&str, &str> {
 async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let (driver, ended) = started().await;
     for _ in 0..2 {
-        let report = driver.report(Size { tmp_mib: 1, ..Size::default() }).await.unwrap();
+        let report = driver.report(with_tmp(1)).await.unwrap();
         let found = lines(&report);
         for (name, expected) in [
             ("canary", libc::ENOENT),
@@ -73,7 +79,7 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
             assert_eq!(found.get(name), Some(&expected.to_string().as_str()), "{name}\n{report}");
         }
     }
-    let report = driver.report(Size { tmp_mib: 0, ..Size::default() }).await.unwrap();
+    let report = driver.report(with_tmp(0)).await.unwrap();
     let tmp = report.lines().find_map(|line| line.strip_prefix("tmp ")).unwrap();
     assert!(tmp.starts_with(&format!("{} ", libc::EROFS)), "nothing can be written: {tmp}");
     drop(driver);
@@ -86,7 +92,7 @@ async fn fifty_that_wait_end_together_and_leave_nothing() {
     let (driver, ended) = started().await;
     let mut waiting = Vec::new();
     for _ in 0..50 {
-        waiting.push(driver.prepare(Size::default()).await.unwrap());
+        waiting.push(driver.prepare(Kind::default()).await.unwrap());
     }
     let folder = driver.runtime().parent().unwrap().to_path_buf();
     let groups = std::fs::read_to_string(folder.join("groups")).unwrap();
@@ -130,7 +136,7 @@ async fn a_container_is_what_it_should_be_from_outside() {
 
 /// A runtime that does what the real one does, with other arguments or another bundle.
 fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
-    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+    let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
     let path = folder.join(name);
     let script = format!(
         "#!/bin/bash\narguments=()\nbundle=\nfor argument in \"$@\"; do\n\
@@ -145,7 +151,8 @@ fn instead(folder: &Path, name: &str, change: &str) -> PathBuf {
 
 async fn refused(runsc: PathBuf) -> String {
     let name = runsc.clone();
-    let paths = common::paths_under(DriverKind::Gvisor { runsc }, &common::connector());
+    let paths =
+        common::paths_under(DriverKind::Gvisor { runsc, browser: None }, &common::connector());
     match SupervisorClient::spawn(&paths).await {
         Err(SpawnError::CannotStart(why)) => why,
         Ok(_) => panic!("{} started", name.display()),
@@ -174,7 +181,7 @@ async fn a_stanza_that_is_ignored_fails_the_start() {
         ("user", bundle("65534", "0"), "`Uid:`"),
         ("tmp", bundle("size=16m", "size=17m"), "`tmp`"),
         ("noexec", bundle("\"noexec\",", ""), "`tmp`"),
-        ("environment", bundle("\"env\":..", "\"env\":[\"A=B\"]"), "`environment`"),
+        ("environment", bundle("\"HOME=/\"", "\"A=B\""), "`environment`"),
         (
             "capabilities",
             bundle("\"\\(bounding\\|permitted\\|effective\\)\":\\[\\]", "\"\\1\":[\"CAP_KILL\"]"),

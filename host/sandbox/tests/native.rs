@@ -7,17 +7,18 @@ use std::{collections::BTreeMap, path::Path};
 
 use common::probe;
 use toani_sandbox::{
-    driver::{Driver, Parked, Size},
+    DriverKind,
+    driver::{Driver, Kind, Parked, Size},
     ending::{END, Ended},
     native::Native,
-    root::RootFileSystem,
+    root::Roots,
     share::Share,
 };
 
 async fn started() -> (Native, Ended) {
-    let root = RootFileSystem::open(&probe()).unwrap();
+    let roots = Roots::open(&probe(), &DriverKind::Native).unwrap();
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    let (driver, _, ended) = Native::start(&root, sandbox, Share::default()).await.unwrap();
+    let (driver, _, ended) = Native::start(&roots, sandbox, Share::default()).await.unwrap();
     (driver, ended)
 }
 
@@ -74,7 +75,7 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_group_ends_one_that_uses_more_memory_than_its_class_has() {
     let (driver, ended) = started().await;
-    let other = driver.prepare(Size::default()).await.unwrap();
+    let other = driver.prepare(Kind::default()).await.unwrap();
     let small = |memory_mib| Size { memory_mib, tmp_mib: 64, ..Size::default() };
     let report = driver.report(small(128)).await.unwrap();
     assert_eq!(lines(&report)["fill tmp"], libc::ENOSPC.to_string());
@@ -91,7 +92,7 @@ async fn fifty_that_wait_end_together() {
     let (driver, ended) = started().await;
     let mut waiting = Vec::new();
     for _ in 0..50 {
-        waiting.push(driver.prepare(Size::default()).await.unwrap());
+        waiting.push(driver.prepare(Kind::default()).await.unwrap());
     }
     drop((driver, waiting));
     assert!(ended.wait(END), "they are not gone when the gateway stops waiting");

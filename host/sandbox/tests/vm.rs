@@ -48,7 +48,7 @@ fn guest(name: &str, program: &Path, more: &[&str]) -> PathBuf {
     std::fs::copy(supervisor, programs.join("toani-sandbox")).unwrap();
     let root = root_of(&gvisor(), program);
     std::fs::copy(root, programs.join("connector.erofs")).unwrap();
-    let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+    let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
     std::fs::copy(runsc, programs.join("runsc")).unwrap();
     let target = supervisor.ancestors().nth(2).unwrap();
     let mut build = Command::new(env!("CARGO"));

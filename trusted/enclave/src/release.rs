@@ -105,10 +105,11 @@ pub(crate) fn check(
 /// The channel to the supervisor that was promised in `started`, with the root file system that was
 /// promised, and to no other.
 fn link_for<'a>(ready: &'a Ready, flight: &InFlight, now: Time) -> Result<&'a Link, Reason> {
+    let named = flight.rendered.plan.class.root_file_system;
     let promised = |link: &&Link| {
         link.open_peer(now).is_some_and(|peer| {
             peer.measurement() == flight.sandbox
-                && peer.root_file_system() == flight.root_file_system
+                && peer.root_file_systems().get(named) == Some(flight.root_file_system)
                 && peer.level() == flight.assurance.sandbox
         })
     };

@@ -12,6 +12,7 @@ use crate::{
         ADMITTED_CHIPS_MAX, ADMITTED_ENCLAVES_MAX, ADMITTED_SANDBOXES_MAX, DOCUMENT_BYTES_MAX,
         OPERATORS_MAX, ROOTS_MAX, TCB_STATUSES_MAX,
     },
+    policy::RootName,
     sign::{Bytes, Label, PublicKey, SignatureError, Signed},
     text::names,
 };
@@ -225,8 +226,26 @@ pub struct AdmittedSandbox {
     /// 48 bytes.
     pub launch_digest: Bytes,
     pub level: SandboxLevel,
-    /// The root file system that its containers run, by the SHA-256 of its archive.
-    pub root_file_system: Hash,
+    pub root_file_systems: RootFileSystems,
+}
+
+/// What the containers of one sandbox may run, each by the SHA-256 of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootFileSystems {
+    pub connector: Hash,
+    #[serde(default)]
+    pub browser: Option<Hash>,
+}
+
+impl RootFileSystems {
+    /// The one of this name, if the sandbox has it.
+    pub fn get(&self, name: RootName) -> Option<Hash> {
+        match name {
+            RootName::Connector => Some(self.connector),
+            RootName::Browser => self.browser,
+        }
+    }
 }
 
 /// How records and receipts name a sandbox: by the SHA-256 of its launch digest.
@@ -254,6 +273,8 @@ pub enum AdmissionError {
     TooMany,
     #[error("a launch digest has 48 bytes, and a chip's id has 64")]
     Length,
+    #[error("the admission list names a sandbox twice")]
+    Twice,
 }
 
 impl VerifiedAdmission {
@@ -312,9 +333,13 @@ impl AdmissionList {
         {
             return Err(AdmissionError::TooMany);
         }
-        let mut digests = self.sandboxes.iter().map(|admitted| &admitted.launch_digest.0);
-        let digests = digests.all(|digest| digest.len() == LAUNCH_DIGEST_BYTES);
-        let chips = self.chips.iter().all(|chip| chip.0.len() == CHIP_ID_BYTES);
-        if digests && chips { Ok(()) } else { Err(AdmissionError::Length) }
+        let digests = self.sandboxes.iter().map(|admitted| &admitted.launch_digest.0);
+        if digests.clone().any(|digest| digest.len() != LAUNCH_DIGEST_BYTES)
+            || self.chips.iter().any(|chip| chip.0.len() != CHIP_ID_BYTES)
+        {
+            return Err(AdmissionError::Length);
+        }
+        let distinct: BTreeSet<_> = digests.collect();
+        if distinct.len() < self.sandboxes.len() { Err(AdmissionError::Twice) } else { Ok(()) }
     }
 }

@@ -393,10 +393,21 @@ pub struct Window {
     pub until: Time,
 }
 
+names! {
+    /// Which of a sandbox's root file systems; the admission list says which bytes each is.
+    RootName {
+        /// The connector alone.
+        Connector = "connector",
+        /// A browser besides.
+        Browser = "browser",
+    }
+}
+
 /// Resources of one execution's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Class {
+    pub root_file_system: RootName,
     pub memory_mib: u32,
     pub processes: u32,
     pub tmp_mib: u32,
@@ -407,6 +418,7 @@ pub struct Class {
 impl Default for Class {
     fn default() -> Self {
         Self {
+            root_file_system: RootName::Connector,
             memory_mib: 512,
             processes: 32,
             tmp_mib: 16,

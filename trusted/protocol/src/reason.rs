@@ -117,6 +117,7 @@ reasons! {
     LogBehind = "log_behind", Conflict, "The log does not know of the hand-over by which this root came: bring audit/ and store.sqlite* of the side that gave it.";
     CredentialEnvelope = "credential_envelope", Caller, "The sealed credential does not open: it was sealed for another instance, or altered.";
     SandboxNotAdmitted = "sandbox_not_admitted", Identity, "The admission list does not name this sandbox's measurement; sign and activate a list that does.";
+    RootFileSystemUnavailable = "root_file_system_unavailable", Plane, "The sandbox is not admitted with the root file system that the action's class names; start it with one, and admit it.";
     SandboxUnavailable = "sandbox_unavailable", Plane, "No sandbox is connected; see `toani status`.";
     RefusalBudget = "refusal_budget", Budget, "This agent was refused too often; wait a minute.";
     Busy = "busy", Plane, "A limit of the plane is reached; try again after the time that Retry-After names.";

@@ -30,7 +30,7 @@ use toani_protocol::{
     policy::{Policy, api_key_hash},
     sign::{Bytes, Label, PublicKey, Signed},
 };
-use toani_sandbox::{DriverKind, root::RootFileSystem};
+use toani_sandbox::{DriverKind, root::Roots};
 use toani_simulator::Authority;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -142,9 +142,9 @@ impl Instance {
     pub fn admission(&self, facts: &Value) -> Value {
         let programs = programs();
         let root = programs.join(self.driver.root_file_system());
-        let root = RootFileSystem::open(&root).unwrap().digest();
+        let roots = Roots::open(&root, &self.driver).unwrap().digests();
         let supervisor = programs.join("toani-sandbox");
-        let digest = toani_sandbox::launch_digest(&supervisor, &self.driver, root).unwrap();
+        let digest = toani_sandbox::launch_digest(&supervisor, &self.driver, roots).unwrap();
         let list = AdmissionList {
             format: AdmissionFormat::V1,
             instance: facts["instance"].as_str().unwrap().parse().unwrap(),
@@ -157,7 +157,7 @@ impl Instance {
                     DriverKind::Gvisor { .. } => SandboxLevel::Gvisor,
                     DriverKind::Vm(_) => SandboxLevel::Vm,
                 },
-                root_file_system: root,
+                root_file_systems: roots,
             }],
             chips: vec![Bytes(authority().chip().id.to_vec())],
             min_tcb: TcbVersion::default(),

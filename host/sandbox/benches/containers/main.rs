@@ -20,11 +20,12 @@ use toani_protocol::{
     policy::{Class, Connector, Endpoint, Method, TlsTrust},
 };
 use toani_sandbox::{
-    driver::{Driver, Parked, Size},
+    DriverKind,
+    driver::{Driver, Kind, Parked},
     ending::Ended,
     execution::Work,
     gvisor::Gvisor,
-    root::RootFileSystem,
+    root::Roots,
     share::Share,
 };
 use tokio::runtime::Runtime;
@@ -64,9 +65,11 @@ struct Bench {
 
 impl Bench {
     fn start(&self) -> anyhow::Result<(Gvisor, Ended)> {
-        let root = RootFileSystem::open(&self.programs.join("connector.erofs"))?;
+        let connector = self.programs.join("connector.erofs");
+        let driver = DriverKind::Gvisor { runsc: self.programs.join("runsc"), browser: None };
+        let roots = Roots::open(&connector, &driver)?;
         let (runsc, sandbox) = (self.programs.join("runsc"), self.programs.join("toani-sandbox"));
-        Ok(self.runtime.block_on(Gvisor::start(&root, &runsc, &sandbox, Share::default()))?)
+        Ok(self.runtime.block_on(Gvisor::start(&roots, &runsc, &sandbox, Share::default()))?)
     }
 
     /// A driver for as long as `with` takes, and until nothing of it is left.
@@ -83,7 +86,7 @@ impl Bench {
         let upstream = Upstream::start()?;
         let ours = self.with_driver(|driver| {
             rounds(|| {
-                let parked = self.runtime.block_on(driver.prepare(Size::default()))?;
+                let parked = self.runtime.block_on(driver.prepare(Kind::default()))?;
                 let began = Instant::now();
                 let run = self.runtime.spawn(parked.run(upstream.work()?));
                 let took = upstream.first_byte()?.duration_since(began);
@@ -120,7 +123,7 @@ impl Bench {
         let began = Instant::now();
         let one = async || {
             for _ in 0..CONTAINERS / AT_ONCE {
-                drop(driver.prepare(Size::default()).await?);
+                drop(driver.prepare(Kind::default()).await?);
             }
             anyhow::Ok(())
         };
@@ -144,7 +147,7 @@ impl Bench {
         self.with_driver(|driver| {
             let before = available_mib()?;
             let held: Vec<_> = (0..HELD)
-                .map(|_| self.runtime.block_on(driver.prepare(Size::default())))
+                .map(|_| self.runtime.block_on(driver.prepare(Kind::default())))
                 .collect::<Result<_, _>>()?;
             let taken = before - available_mib()?;
             let own = own_mib()?;

@@ -135,7 +135,7 @@ impl Runc<'_> {
         let mut job = UnixStream::from_std(job)?;
         let word = job.read_u8().await.context("runc: the program does not run")?;
         ensure!(word == toani_protocol::job::CONNECTOR_WAITS, "runc: no filter");
-        Ok(Streams { job, door: UnixStream::from_std(door)? })
+        Ok(Streams { job, doors: vec![UnixStream::from_std(door)?] })
     }
 }
 

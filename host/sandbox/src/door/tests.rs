@@ -8,16 +8,25 @@ fn endpoint(host: &str, port: u16, private: bool) -> Endpoint {
     Endpoint { host: host.into(), port, private }
 }
 
-async fn ask(endpoint: Endpoint, request: &[u8]) -> (String, Arc<Meter>) {
+/// For an answer of 1,024 bytes.
+fn way(endpoint: &Endpoint) -> Arc<Way> {
+    Arc::new(Way::new(endpoint, Bounds::of(RootName::Connector, 1024)))
+}
+
+async fn ask(endpoint: Endpoint, request: &[u8]) -> (String, Arc<Way>) {
+    let way = way(&endpoint);
+    (ask_at_a_door(&way, request).await, way)
+}
+
+async fn ask_at_a_door(way: &Arc<Way>, request: &[u8]) -> String {
     let (inside, mut container) = UnixStream::pair().unwrap();
-    let meter = Arc::new(Meter::default());
-    let door = tokio::spawn(serve(inside, endpoint, 1024, Arc::clone(&meter)));
+    let door = tokio::spawn(serve(inside, Arc::clone(way)));
     container.write_all(request).await.unwrap();
     container.shutdown().await.unwrap();
     let mut answer = Vec::new();
     container.read_to_end(&mut answer).await.unwrap();
     door.await.unwrap();
-    (String::from_utf8_lossy(&answer).into_owned(), meter)
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 fn connect_line(endpoint: &Endpoint) -> Vec<u8> {
@@ -37,11 +46,11 @@ async fn opens_to_the_endpoint_and_counts() {
     });
     let to = endpoint("127.0.0.1", port, true);
     let request = [connect_line(&to), b"ping".to_vec()].concat();
-    let (answer, meter) = ask(to.clone(), &request).await;
+    let (answer, way) = ask(to.clone(), &request).await;
     assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\npong!");
     assert_eq!(upstream.await.unwrap(), b"ping");
     assert_eq!(
-        meter.connections(&to),
+        way.connections(),
         [Connection { host: "127.0.0.1".into(), port, bytes_out: 4, bytes_in: 5 }]
     );
 }
@@ -59,9 +68,9 @@ async fn stays_shut_for_anything_else() {
         ("", "400"),
         ("CONNECT api.example.org:443 HTTP/1.1\r\n", "400"),
     ] {
-        let (answer, meter) = ask(to(), request.as_bytes()).await;
+        let (answer, way) = ask(to(), request.as_bytes()).await;
         assert_eq!(answer.get(9..12), Some(status), "{request}");
-        assert!(!meter.connected());
+        assert!(way.connections().is_empty());
     }
 }
 
@@ -105,9 +114,9 @@ async fn the_endpoint_has_one_spelling() {
         ("the absolute form to within", "GET http://169.254.169.254/ HTTP/1.1", "400"),
     ] {
         let to = endpoint("api.example.org", 443, true);
-        let (answer, meter) = ask(to, format!("{asked}\r\n\r\n").as_bytes()).await;
+        let (answer, way) = ask(to, format!("{asked}\r\n\r\n").as_bytes()).await;
         assert_eq!(answer.get(9..12), Some(status), "{what}");
-        assert!(!meter.connected(), "{what}");
+        assert!(way.connections().is_empty(), "{what}");
     }
 }
 
@@ -131,9 +140,9 @@ async fn the_head_is_one_line() {
         ("a bare CR behind the line", format!("{LINE}\r{evil}\r\n\r\n"), "421"),
         ("a bare LF in a line", format!("{LINE}\r\nA: b\n{evil}\r\n\r\n"), "400"),
     ] {
-        let (answer, meter) = ask(endpoint("api.example.org", 443, true), head.as_bytes()).await;
+        let (answer, way) = ask(endpoint("api.example.org", 443, true), head.as_bytes()).await;
         assert_eq!(answer.get(9..12), Some(status), "{what}");
-        assert!(!meter.connected(), "{what}");
+        assert!(way.connections().is_empty(), "{what}");
     }
 }
 
@@ -157,13 +166,13 @@ async fn what_follows_the_head_is_the_upstreams_and_opens_nothing() {
         io::Read::read_to_end(&mut stream, &mut all).unwrap();
         (upstream, all)
     });
-    let (answer, meter) = ask(to.clone(), &request).await;
+    let (answer, way) = ask(to.clone(), &request).await;
     let (upstream, all) = taken.join().unwrap();
     assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\n");
     assert_eq!(all, smuggled, "byte for byte");
     assert!(is_alone(&upstream), "one connection");
     assert!(is_alone(&other), "to one endpoint");
-    assert_eq!(meter.connections(&to).len(), 1);
+    assert_eq!(way.connections().len(), 1);
 }
 
 #[tokio::test]
@@ -213,9 +222,9 @@ async fn an_inward_address_is_refused_in_every_spelling() {
     ] {
         let to = endpoint(host, 9, false);
         let line = connect_line(&to);
-        let (answer, meter) = ask(to, &line).await;
+        let (answer, way) = ask(to, &line).await;
         assert_eq!(answer.get(9..12), Some("403"), "{what}: {host}");
-        assert!(!meter.connected(), "{what}");
+        assert!(way.connections().is_empty(), "{what}");
     }
 }
 
@@ -258,8 +267,8 @@ async fn a_name_that_was_rebound_to_within_reaches_nothing() {
         let (inside, mut container) = UnixStream::pair().unwrap();
         container.write_all(&connect_line(&to)).await.unwrap();
         container.shutdown().await.unwrap();
-        let (meter, found) = (Meter::default(), std::future::ready(Ok(vec![there])));
-        let door = serve_resolved(inside, &to, found, 1024, &meter);
+        let (way, found) = (way(&to), std::future::ready(Ok(vec![there])));
+        let door = serve_resolved(inside, found, &way);
         let upstream = async {
             if private {
                 within.set_nonblocking(true).unwrap();
@@ -271,7 +280,7 @@ async fn a_name_that_was_rebound_to_within_reaches_nothing() {
         let mut answer = String::new();
         container.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer.get(9..12), Some(status), "{private}");
-        assert_eq!(meter.connected(), private);
+        assert_eq!(way.connections().len(), usize::from(private));
     }
 }
 
@@ -281,9 +290,9 @@ async fn nothing_listens_there() {
     let to = endpoint("127.0.0.1", listener.local_addr().unwrap().port(), true);
     drop(listener);
     let line = connect_line(&to);
-    let (answer, meter) = ask(to, &line).await;
+    let (answer, way) = ask(to, &line).await;
     assert_eq!(&answer[9..12], "502");
-    assert!(!meter.connected());
+    assert!(way.connections().is_empty());
 }
 
 #[tokio::test]
@@ -295,10 +304,39 @@ async fn an_endless_answer_is_cut() {
         while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
     });
     let to = endpoint("127.0.0.1", port, true);
-    let (answer, meter) = ask(to.clone(), &connect_line(&to)).await;
+    let (answer, way) = ask(to.clone(), &connect_line(&to)).await;
     let bound = 1024 + 64 + IN_BYTES_EXTRA;
-    assert!(meter.connections(&to)[0].bytes_in <= bound);
+    assert!(way.connections()[0].bytes_in <= bound);
     assert!(u64::try_from(answer.len()).unwrap() <= bound + 64);
+}
+
+/// An execution with several doors has several connections, and the bound of one.
+#[tokio::test]
+async fn doors_of_one_execution_are_counted_each_and_bounded_together() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = endpoint("127.0.0.1", listener.local_addr().unwrap().port(), true);
+    let half = usize::try_from(IN_BYTES_EXTRA / 2).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&vec![b'x'; half]).await.unwrap();
+        }
+    });
+    let way = way(&to);
+    for _ in 0..2 {
+        let answer = ask_at_a_door(&way, &connect_line(&to)).await;
+        assert_eq!(answer.len(), half + b"HTTP/1.1 200 open\r\n\r\n".len());
+    }
+    let cut = ask_at_a_door(&way, &connect_line(&to)).await;
+    assert!(cut.len() < half, "{}", cut.len());
+    let bytes: Vec<_> = way.connections().iter().map(|opened| opened.bytes_in).collect();
+    let half = u64::try_from(half).unwrap();
+    assert_eq!(bytes.get(..2), Some([half, half].as_slice()));
+    assert!(bytes.iter().sum::<u64>() <= Bounds::of(RootName::Connector, 1024).back);
+    // At no door of it is another endpoint to be had.
+    let other = ask_at_a_door(&way, b"CONNECT evil.org:443 HTTP/1.1\r\n\r\n").await;
+    assert_eq!(other.get(9..12), Some("421"));
+    assert_eq!(way.connections().len(), 3);
 }
 
 proptest! {

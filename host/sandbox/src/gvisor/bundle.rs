@@ -6,32 +6,49 @@
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde_json::{Value, json};
+use toani_protocol::policy::RootName;
 
 use crate::{
     confinement::{REPORT, Runs},
-    driver::{NOBODY, Size},
+    driver::{Kind, NOBODY, Size},
     root::PROGRAM,
     syscalls::{self, Allowed, Condition},
     workspace::Workspace,
 };
 
-const OPEN_FILES_MAX: u32 = 32;
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 /// All but that of users, which the runtime makes by itself.
 const NAMESPACES: [&str; 5] = ["pid", "network", "ipc", "uts", "mount"];
+
+/// What is allowed to what a root file system holds.
+struct Allows {
+    open_files: u32,
+    calls: &'static [Allowed],
+}
+
+impl Allows {
+    fn of(root_file_system: RootName) -> Self {
+        match root_file_system {
+            RootName::Connector => Self { open_files: 32, calls: syscalls::CONNECTOR },
+            RootName::Browser => Self { open_files: 4096, calls: syscalls::BROWSER },
+        }
+    }
+}
 
 /// Makes `folder` a bundle.
 pub(super) fn write(
     folder: &Path,
     workspace: &Workspace,
-    size: Size,
+    kind: Kind,
     runs: Runs,
 ) -> io::Result<()> {
-    fs::write(folder.join("config.json"), config(workspace, size, runs).to_string())
+    fs::write(folder.join("config.json"), config(workspace, kind, runs).to_string())
 }
 
 /// The runtime specification's config.json, version 1.0.2.
-fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
+fn config(workspace: &Workspace, kind: Kind, runs: Runs) -> Value {
+    let Kind { root_file_system, size } = kind;
+    let Allows { open_files, calls } = Allows::of(root_file_system);
     let program = format!("/{PROGRAM}");
     let mut linux = json!({
         "namespaces": NAMESPACES.map(|kind| json!({ "type": kind })),
@@ -40,7 +57,7 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
     });
     let args = match runs {
         Runs::Connector => {
-            linux["seccomp"] = seccomp();
+            linux["seccomp"] = seccomp(calls);
             json!([program])
         }
         Runs::Report => json!([program, REPORT]),
@@ -53,18 +70,19 @@ fn config(workspace: &Workspace, size: Size, runs: Runs) -> Value {
         "root": { "path": workspace.nothing(), "readonly": true },
         "annotations": {
             "dev.gvisor.spec.rootfs.type": "erofs",
-            "dev.gvisor.spec.rootfs.source": workspace.root(),
+            "dev.gvisor.spec.rootfs.source": workspace.root(root_file_system),
         },
         "process": {
             "terminal": false,
             "user": { "uid": NOBODY, "gid": NOBODY, "additionalGids": [NOBODY] },
             "args": args,
-            "env": [],
+            // Else the runtime looks into the root file system for one.
+            "env": ["HOME=/"],
             "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": CAPABILITY_SETS.map(|set| (set, [""; 0])).into_iter().collect::<BTreeMap<_, _>>(),
             "rlimits": [
-                limit("RLIMIT_NOFILE", OPEN_FILES_MAX.into()),
+                limit("RLIMIT_NOFILE", open_files.into()),
                 limit("RLIMIT_NPROC", size.processes.into()),
                 limit("RLIMIT_CORE", 0),
                 limit("RLIMIT_MEMLOCK", u64::from(size.memory_mib) << 20),
@@ -89,8 +107,8 @@ fn tmp_options(size: Size) -> Vec<String> {
     ["nosuid", "nodev", "noexec", "mode=1777"].map(str::to_owned).into_iter().chain(sized).collect()
 }
 
-fn seccomp() -> Value {
-    let rules: Vec<_> = syscalls::CONNECTOR.iter().flat_map(rules).collect();
+fn seccomp(calls: &'static [Allowed]) -> Value {
+    let rules: Vec<_> = calls.iter().flat_map(rules).collect();
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": libc::EPERM,

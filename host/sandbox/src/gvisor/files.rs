@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use toani_protocol::policy::RootName;
+
 use crate::workspace::Workspace;
 
 impl Workspace {
@@ -19,9 +21,9 @@ impl Workspace {
         self.path().join("runsc")
     }
 
-    /// The copy of the root file system's image.
-    pub(super) fn root(&self) -> PathBuf {
-        self.path().join("root.erofs")
+    /// The copy of a root file system's image.
+    pub(super) fn root(&self, name: RootName) -> PathBuf {
+        self.path().join(name.as_str()).with_extension("erofs")
     }
 
     /// An empty folder.

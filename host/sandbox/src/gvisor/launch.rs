@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Resource, Rlimit, setrlimit},
     thread::set_no_new_privs,
 };
@@ -26,12 +27,14 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::{driver::DOOR_FD, lifeline};
+use crate::{descriptors, driver::DOOR_FD, lifeline};
 
 /// The argument that makes `toani-sandbox` start a runtime.
 pub const LAUNCHER_MODE: &str = "gvisor-launcher";
 /// Ends the list of groups to enter.
 const END_OF_GROUPS: &str = "--";
+/// Comes with the doors.
+const DOORS: &[u8] = b"doors";
 /// Orders that wait for the thread.
 const QUEUE_MAX: usize = 64;
 
@@ -45,7 +48,7 @@ pub(super) struct Order {
     pub(super) bundle: PathBuf,
     pub(super) id: String,
     pub(super) job: OwnedFd,
-    pub(super) door: OwnedFd,
+    pub(super) doors: Vec<OwnedFd>,
 }
 
 type Started = oneshot::Sender<io::Result<Child>>;
@@ -81,6 +84,7 @@ impl Launcher {
 impl Order {
     fn spawn(self, sandbox: &Path) -> io::Result<Child> {
         let output = self.job.try_clone()?;
+        let doors = sent(&self.doors)?;
         let mut command = Command::new(sandbox);
         command
             .arg(LAUNCHER_MODE)
@@ -95,14 +99,23 @@ impl Order {
             .current_dir("/")
             .stdin(Stdio::from(self.job))
             .stdout(Stdio::from(output))
-            // Until it has found its place.
-            .stderr(Stdio::from(self.door));
+            // Until they have found their places.
+            .stderr(Stdio::from(doors));
         TokioCommand::from(command).kill_on_drop(true).spawn()
     }
 }
 
+/// A socket from which the doors can be received.
+fn sent(doors: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let doors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
+    descriptors::send(ours.as_fd(), DOORS, &doors)?;
+    Ok(theirs)
+}
+
 /// The launcher's main: enters its groups and becomes the runtime. Descriptors 0 and 1 are the
-/// job's stream, 2 is the door.
+/// job's stream, and from 2 come the doors.
 ///
 /// # Errors
 /// A group cannot be entered, or the runtime is not there.
@@ -131,15 +144,14 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
     fs::write("/proc/self/oom_score_adj", "1000").context("cannot become the first to go")?;
     set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // Without close-on-exec: the runtime finds it under this number.
-    let door = rustix::io::dup(rustix::stdio::stderr())?;
+    let (_, doors) = descriptors::receive(rustix::stdio::stderr(), &mut [0; DOORS.len()])?;
     rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?;
-    let passed = format!("{}:{DOOR_FD}", door.as_fd().as_raw_fd());
-    let error = Command::new(program)
-        .args(options)
-        .arg("--pass-fd")
-        .arg(passed)
-        .args([bundle_option, bundle, id])
-        .exec();
+    // Without close-on-exec: the runtime finds them under these numbers.
+    let doors: Vec<OwnedFd> = doors.iter().map(rustix::io::dup).collect::<Result<_, _>>()?;
+    let passed = doors.iter().zip(DOOR_FD..).flat_map(|(door, inside)| {
+        ["--pass-fd".to_owned(), format!("{}:{inside}", door.as_raw_fd())]
+    });
+    let error =
+        Command::new(program).args(options).args(passed).args([bundle_option, bundle, id]).exec();
     Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
 }

@@ -1,26 +1,17 @@
 //! Between supervisor and launcher: a seqpacket of orders, each with its descriptors, and for
 //! each order a stream on which the new container reports.
 
-use std::{
-    io::{IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::{
-    io::Errno,
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-    },
-};
+use rustix::{io::Errno, net::SendFlags};
 
 use super::step::{Step, StepFailed};
-use crate::{confinement::Runs, driver::Size};
+use crate::{
+    confinement::Runs,
+    descriptors::{receive, send},
+    driver::Size,
+};
 
-/// Descriptors of an order: the job's stream, the door, the report, and an entrance of a control group
-/// in each hierarchy, of which there is one or there are two.
-const ORDER_FDS_MAX: usize = 5;
 const MIB: u64 = 1024 * 1024;
 /// Below this not even the connector's program fits.
 const MEMORY_MIB_MIN: u32 = 32;
@@ -63,7 +54,7 @@ impl Limits {
     }
 }
 
-/// One container to start.
+/// One container to start. Its groups are one in each hierarchy, of which there is one or there are two.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) limits: Limits,
@@ -144,28 +135,4 @@ impl Report {
             _ => Err(Errno::PROTO),
         }
     }
-}
-
-fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS_MAX))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Errno::INVAL);
-    }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_FDS_MAX))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
-    let mut fds = Vec::with_capacity(ORDER_FDS_MAX);
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(some) = message {
-            fds.extend(some);
-        }
-    }
-    Ok((received.bytes, fds))
 }

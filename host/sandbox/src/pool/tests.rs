@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use toani_protocol::{ids::Hash, job::JobOutcome};
+use toani_protocol::{ids::Hash, instance::RootFileSystems, job::JobOutcome, policy::RootName};
 
 use super::*;
 use crate::execution::{self, Work};
@@ -31,11 +31,11 @@ impl Counting {
 impl Driver for Counting {
     type Parked = Counted;
 
-    fn root_file_system(&self) -> Hash {
-        Hash::of(b"any")
+    fn root_file_systems(&self) -> RootFileSystems {
+        RootFileSystems { connector: Hash::of(b"any"), browser: None }
     }
 
-    async fn prepare(&self, _: Size) -> Result<Counted, PrepareError> {
+    async fn prepare(&self, _: Kind) -> Result<Counted, PrepareError> {
         if self.fails.load(Ordering::Relaxed) {
             return Err(PrepareError("as told".into()));
         }
@@ -62,11 +62,11 @@ impl Drop for Counted {
     }
 }
 
-async fn filled(pool: &Pool<Counting>, size: Size) {
+async fn filled(pool: &Pool<Counting>, kind: Kind) {
     loop {
         let waits = {
             let shelves = lock(&pool.shelves);
-            let shelf = shelves.iter().find(|shelf| shelf.size == size);
+            let shelf = shelves.iter().find(|shelf| shelf.kind == kind);
             shelf.is_some_and(|shelf| shelf.waiting.len() == WAITING_MAX && !shelf.filling)
         };
         if waits {
@@ -76,19 +76,21 @@ async fn filled(pool: &Pool<Counting>, size: Size) {
     }
 }
 
-fn of(memory_mib: u32) -> Size {
-    Size { memory_mib, ..Size::default() }
+fn of(memory_mib: u32) -> Kind {
+    let mut kind = Kind::default();
+    kind.size.memory_mib = memory_mib;
+    kind
 }
 
 #[tokio::test]
 async fn each_is_given_once_and_the_oldest_first() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     for expected in 0..3 * WAITING_MAX {
-        let given = pool.take(Size::default()).await.unwrap();
+        let given = pool.take(Kind::default()).await.unwrap();
         assert_eq!(given.number, expected);
-        pool.fill(Size::default());
-        filled(&pool, Size::default()).await;
+        pool.fill(Kind::default());
+        filled(&pool, Kind::default()).await;
     }
     assert_eq!(pool.driver.prepared.load(Ordering::Relaxed), 4 * WAITING_MAX);
 }
@@ -96,34 +98,34 @@ async fn each_is_given_once_and_the_oldest_first() {
 #[tokio::test]
 async fn more_come_at_once_when_few_wait_and_else_when_they_are_asked_for() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     let prepared = || pool.driver.prepared.load(Ordering::Relaxed);
     for _ in LOW..WAITING_MAX {
-        drop(pool.take(Size::default()).await.unwrap());
+        drop(pool.take(Kind::default()).await.unwrap());
         tokio::task::yield_now().await;
     }
-    assert_eq!((pool.waiting(Size::default()), prepared()), (LOW, WAITING_MAX));
-    drop(pool.take(Size::default()).await.unwrap());
-    filled(&pool, Size::default()).await;
-    drop(pool.take(Size::default()).await.unwrap());
-    pool.fill(Size::default());
-    filled(&pool, Size::default()).await;
+    assert_eq!((pool.waiting(Kind::default()), prepared()), (LOW, WAITING_MAX));
+    drop(pool.take(Kind::default()).await.unwrap());
+    filled(&pool, Kind::default()).await;
+    drop(pool.take(Kind::default()).await.unwrap());
+    pool.fill(Kind::default());
+    filled(&pool, Kind::default()).await;
     // Enough is enough.
     let before = prepared();
-    pool.fill(Size::default());
+    pool.fill(Kind::default());
     tokio::task::yield_now().await;
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     assert_eq!(prepared(), before);
 }
 
 #[tokio::test]
 async fn one_that_died_while_it_waited_is_never_given() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     for (_, waiting) in lock(&pool.shelves)[0].waiting.iter().take(3) {
         waiting.sound.store(false, Ordering::Relaxed);
     }
-    assert_eq!(pool.take(Size::default()).await.unwrap().number, 3);
+    assert_eq!(pool.take(Kind::default()).await.unwrap().number, 3);
     // The given one and the three.
     assert_eq!(pool.driver.ended.available_permits(), 4);
 }
@@ -131,23 +133,26 @@ async fn one_that_died_while_it_waited_is_never_given() {
 #[tokio::test(start_paused = true)]
 async fn one_that_waited_too_long_is_never_given() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     tokio::time::advance(WAIT_MAX).await;
-    assert_eq!(pool.take(Size::default()).await.unwrap().number, WAITING_MAX);
+    assert_eq!(pool.take(Kind::default()).await.unwrap().number, WAITING_MAX);
     // All that waited, and the one that was given.
     assert_eq!(pool.driver.ended.available_permits(), WAITING_MAX + 1);
 }
 
 #[tokio::test]
-async fn sizes_do_not_mix_and_make_room_for_each_other() {
+async fn kinds_do_not_mix_and_make_room_for_each_other() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    for memory in 1..=u32::try_from(SIZES_MAX).unwrap() {
+    for memory in 1..=u32::try_from(KINDS_MAX).unwrap() {
         drop(pool.take(of(memory)).await.unwrap());
         filled(&pool, of(memory)).await;
     }
+    // Of the same size, and yet another.
+    let browser = Kind { root_file_system: RootName::Browser, ..of(1) };
+    assert_eq!(pool.waiting(browser), 0);
     let shelves = lock(&pool.shelves);
-    assert_eq!(shelves.len(), SIZES_MAX);
-    assert!(shelves.iter().all(|shelf| shelf.size != Size::default()), "asked for first");
+    assert_eq!(shelves.len(), KINDS_MAX);
+    assert!(shelves.iter().all(|shelf| shelf.kind != Kind::default()), "asked for first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,13 +162,13 @@ async fn a_driver_that_fails_says_so_and_is_asked_until_it_does_not() {
     let pool = Pool::new(Arc::clone(&driver));
     let mut late = pool.late();
     late.wait_for(|late| *late == 1).await.unwrap();
-    assert!(pool.take(Size::default()).await.is_err());
+    assert!(pool.take(Kind::default()).await.is_err());
     driver.fails.store(false, Ordering::Relaxed);
     late.wait_for(|late| *late == 0).await.unwrap();
-    filled(&pool, Size::default()).await;
-    assert!(pool.take(Size::default()).await.is_ok());
+    filled(&pool, Kind::default()).await;
+    assert!(pool.take(Kind::default()).await.is_ok());
 
-    // One of a size that does not work fails alone.
+    // One of a kind that does not work fails alone.
     driver.fails.store(true, Ordering::Relaxed);
     assert!(pool.take(of(1)).await.is_err());
     tokio::time::sleep(2 * RETRY).await;
@@ -180,7 +185,7 @@ async fn a_job_that_waits_too_long_says_so_and_then_is_not_run() {
     let mut late = pool.late();
     let take = |pool: &Arc<Pool<Counting>>| {
         let pool = Arc::clone(pool);
-        tokio::spawn(async move { pool.take(Size::default()).await.map(drop) })
+        tokio::spawn(async move { pool.take(Kind::default()).await.map(drop) })
     };
     let began = Instant::now();
     let (first, second) = (take(&pool), take(&pool));
@@ -198,7 +203,7 @@ async fn a_job_that_waits_too_long_says_so_and_then_is_not_run() {
 #[tokio::test]
 async fn what_waits_ends_with_the_pool() {
     let pool = Pool::new(Arc::new(Counting::new()));
-    filled(&pool, Size::default()).await;
+    filled(&pool, Kind::default()).await;
     let ended = Arc::clone(&pool.driver.ended);
     drop(pool);
     let all = ended.acquire_many(u32::try_from(WAITING_MAX).unwrap()).await;

@@ -16,7 +16,7 @@ use toani_protocol::{
     ids::{BootId, ExecutionId, Hash, Time},
     instance::{
         AdmissionFormat, AdmissionList, AdmittedSandbox, LaunchDigest, Manifest, ManifestFormat,
-        SgxPolicy, SnpPolicy, TcbVersion,
+        RootFileSystems, SgxPolicy, SnpPolicy, TcbVersion,
     },
     job::{Job, JobMessage, JobOutcome, OutcomeMessage},
     plan::Plan,
@@ -84,7 +84,7 @@ pub(crate) fn list(version: u64) -> AdmissionList {
         sandboxes: vec![AdmittedSandbox {
             launch_digest: Bytes(vec![0; 48]),
             level: SandboxLevel::Native,
-            root_file_system: ROOT_FILE_SYSTEM,
+            root_file_systems: RootFileSystems { connector: ROOT_FILE_SYSTEM, browser: None },
         }],
         chips: vec![],
         min_tcb: TcbVersion::default(),
@@ -107,8 +107,8 @@ pub(crate) struct Enclave {
     pub(crate) admission: Vec<u8>,
     /// The evidence in its certificate is for this role and key, if not for its own.
     pub(crate) stage_1: Option<(Role, Hash)>,
-    /// What its jobs are to run.
-    pub(crate) root_file_system: Hash,
+    /// What its jobs are to run, by the names of their classes.
+    pub(crate) root_file_systems: RootFileSystems,
     /// Its evidence for the channel is for other report data.
     pub(crate) stage_2: fn(ReportData) -> ReportData,
 }
@@ -123,7 +123,7 @@ impl Enclave {
             admission: signed(list(1), &operator()),
             stage_1: None,
             stage_2: |data| data,
-            root_file_system: ROOT_FILE_SYSTEM,
+            root_file_systems: RootFileSystems { connector: ROOT_FILE_SYSTEM, browser: None },
         }
     }
 
@@ -373,7 +373,8 @@ impl Link {
             ExecutionId::from_random(u128::from(getrandom::u64().unwrap()).to_le_bytes());
         let jti = Hash::of(execution.as_str().as_bytes());
         let job = Job { plan: plan.seal().unwrap().0, credential: credential.to_vec() };
-        let root_file_system = self.enclave.root_file_system;
+        let named = self.enclave.root_file_systems.get(plan.class.root_file_system);
+        let root_file_system = named.unwrap_or(ROOT_FILE_SYSTEM);
         let message = JobMessage { execution: execution.clone(), jti, root_file_system, job };
         let (sender, outcome) = oneshot::channel();
         lock(&self.waiting).insert(execution, sender);

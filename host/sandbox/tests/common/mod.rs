@@ -17,7 +17,7 @@ use toani_protocol::{
     plan::Plan,
     policy::{Class, Connector, Endpoint, Injection, Method, TlsTrust},
 };
-use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::RootFileSystem};
+use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::Roots};
 
 pub(crate) mod enclave;
 pub(crate) mod ordinary;
@@ -66,8 +66,14 @@ pub(crate) fn probe() -> PathBuf {
     BUILT.get_or_init(|| static_program("toani-sandbox", "--example", "toani-probe")).clone()
 }
 
+/// Drives a browser, where there is one.
+pub(crate) fn browse() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| static_program("toani-sandbox", "--example", "toani-browse")).clone()
+}
+
 /// The image of a root file system with this program, made once.
-fn image(program: &Path) -> PathBuf {
+pub(crate) fn image(program: &Path) -> PathBuf {
     static MADE: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap();
     let make = || {
@@ -81,13 +87,18 @@ fn image(program: &Path) -> PathBuf {
         std::fs::set_permissions(inside, PermissionsExt::from_mode(0o555)).unwrap();
         let image = program
             .with_file_name(format!("{}.erofs", program.file_name().unwrap().to_string_lossy()));
-        let options = ["--quiet", "-Enoinline_data", "-T0", "-x-1", "--all-root"];
-        let mut mkfs = Command::new("mkfs.erofs");
-        let status = mkfs.args(options).arg(&image).arg(root.path()).status();
-        assert!(status.expect("./x setup installs mkfs.erofs").success());
+        pack(root.path(), &image);
         image
     };
     made.entry(program.to_path_buf()).or_insert_with(make).clone()
+}
+
+/// Makes an image of a folder, as `./x image` does.
+pub(crate) fn pack(root: &Path, image: &Path) {
+    let options = ["--quiet", "-Enoinline_data", "-T0", "-x-1", "--all-root"];
+    let mut mkfs = Command::new("mkfs.erofs");
+    let status = mkfs.args(options).args([image, root]).status();
+    assert!(status.expect("./x setup installs mkfs.erofs").success());
 }
 
 /// What containers run under a driver, where they are to run this program.
@@ -117,7 +128,13 @@ pub(crate) fn gvisor() -> DriverKind {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release");
     let programs = std::env::var_os("TOANI_PROGRAMS").map_or(beside, PathBuf::from);
     let runsc = programs.join("runsc").canonicalize().expect("./x setup builds runsc");
-    DriverKind::Gvisor { runsc }
+    DriverKind::Gvisor { runsc, browser: None }
+}
+
+/// With what runs in the place of a browser.
+pub(crate) fn with_browser(root_file_system: &Path) -> DriverKind {
+    let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
+    DriverKind::Gvisor { runsc, browser: Some(root_file_system.to_path_buf()) }
 }
 
 /// The drivers that run on any machine of ours.
@@ -141,8 +158,9 @@ impl Drop for Bench {
 
 impl Bench {
     pub(crate) async fn new(paths: SupervisorPaths) -> Self {
-        let root_file_system = RootFileSystem::open(&paths.root_file_system).unwrap().digest();
-        let bench = Self::with(paths, Enclave { root_file_system, ..Enclave::honest() }).await;
+        let roots = Roots::open(&paths.root_file_system, &paths.driver).unwrap();
+        let enclave = Enclave { root_file_systems: roots.digests(), ..Enclave::honest() };
+        let bench = Self::with(paths, enclave).await;
         assert_eq!(bench.link.settled().await, Stage::Open);
         bench
     }

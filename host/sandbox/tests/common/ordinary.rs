@@ -22,7 +22,7 @@ impl Ordinary {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let DriverKind::Gvisor { runsc } = gvisor() else { unreachable!() };
+        let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
         let connector = connector();
         let root = root_of(&gvisor(), &connector);
         let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
@@ -56,7 +56,7 @@ impl Ordinary {
         let own = |name| self.folder.path().join(name);
         let (driver, root_file_system) = match driver {
             DriverKind::Native => (DriverKind::Native, own("connector")),
-            _ => (DriverKind::Gvisor { runsc: own("runsc") }, own("root")),
+            _ => (DriverKind::Gvisor { runsc: own("runsc"), browser: None }, own("root")),
         };
         SupervisorPaths {
             supervisor,

@@ -193,6 +193,13 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &st
     let hex = |byte: &u8| format!("{byte:02x}");
     let body = match path {
         "/ok" => "{\"ok\":true}".to_owned(),
+        "/sign-in" => {
+            "<html><form action=/welcome><input name=user><button>Go</button></form>".to_owned()
+        }
+        "/welcome" => {
+            let user = target.split_once("user=").unwrap().1;
+            format!("<html><h1>Welcome, {user}</h1>")
+        }
         "/redirect" => {
             let head = "HTTP/1.1 302 Found\r\nlocation: https://evil/\r\ncontent-length: 0\r\n\r\n";
             return write(stream, head.as_bytes()).await;

@@ -7,7 +7,7 @@ use toani_protocol::{
     Hash, Time,
     assurance::SandboxLevel,
     evidence::{ReportData, Role, sandbox_report_data},
-    instance::{AdmittedSandbox, LaunchDigest, VerifiedAdmission, sandbox_hash},
+    instance::{AdmittedSandbox, LaunchDigest, RootFileSystems, VerifiedAdmission, sandbox_hash},
 };
 use toani_tls::{PeerCertificate, PeerCheck, Refused};
 
@@ -32,9 +32,9 @@ impl AttestedPeer {
         self.admitted.level
     }
 
-    /// What its containers run, by the list under which it was bound.
-    pub(crate) fn root_file_system(&self) -> Hash {
-        self.admitted.root_file_system
+    /// What its containers may run, by the list under which it was bound.
+    pub(crate) fn root_file_systems(&self) -> RootFileSystems {
+        self.admitted.root_file_systems
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo of its channel key.

@@ -5,7 +5,7 @@ use toani_protocol::{
     ExecutionId, Hash, Reason,
     assurance::SandboxLevel,
     canonical,
-    instance::{AdmissionList, AdmittedSandbox},
+    instance::{AdmissionList, AdmittedSandbox, RootFileSystems},
     job::{JobEnd, JobOutcome, OutcomeMessage},
     limits::{ARRIVED_BYTES_MAX, CONNECTIONS_MAX},
     record::{Connection, Outcome},
@@ -96,6 +96,10 @@ fn an_admission_list_needs_the_operators_and_the_instance() {
         |launch_digest| AdmittedSandbox { launch_digest, ..admitted(DIGEST, SandboxLevel::Native) };
     let sandboxes = short().into_iter().map(sandbox).collect();
     lists.push(admit(AdmissionList { sandboxes, ..list(here) }));
+    // Of two entries for one sandbox nobody would know which is meant.
+    let levels = [SandboxLevel::Native, SandboxLevel::Vm];
+    let sandboxes = levels.map(|level| admitted(DIGEST, level)).to_vec();
+    lists.push(admit(AdmissionList { sandboxes, ..list(here) }));
     for list in lists {
         assert_eq!(world.call(list), Err(Reason::DocumentSignature));
     }
@@ -132,7 +136,8 @@ fn a_job_goes_with_the_root_file_system_that_was_promised() {
     let execution = world.started("k1").execution;
     world.durable();
     let root_file_system = Hash::of(b"another");
-    let other = AdmittedSandbox { root_file_system, ..admitted(DIGEST, SandboxLevel::Native) };
+    let root_file_systems = RootFileSystems { connector: root_file_system, browser: None };
+    let other = AdmittedSandbox { root_file_systems, ..admitted(DIGEST, SandboxLevel::Native) };
     world.ok(admit(AdmissionList { sandboxes: vec![other], ..world.admission_list(2) }));
     assert_eq!(world.link, LinkState::Ended, "it is not admitted as what it was");
     world.connect();
@@ -147,6 +152,33 @@ fn a_job_goes_with_the_root_file_system_that_was_promised() {
     world.ok(world.admission(3, vec![DIGEST]));
     world.connect();
     assert_eq!(world.release(&execution).unwrap().root_file_system, ROOT_FILE_SYSTEM);
+}
+
+/// The policy's class names it, the operators say which bytes it is.
+#[test]
+fn the_class_names_the_root_file_system_and_the_admission_list_says_which_it_is() {
+    let mut world = World::new();
+    let mut document = policy_document(2);
+    document["services"]["broker"]["actions"]["read_balance"]["class"] =
+        json!({"root_file_system": "browser"});
+    world.activate(document).unwrap();
+    assert_eq!(world.refusal("k1"), Reason::RootFileSystemUnavailable);
+
+    let browser = Hash::of(b"browser");
+    let admit_browser = |world: &mut World, version, browser| {
+        let root_file_systems = RootFileSystems { connector: ROOT_FILE_SYSTEM, browser };
+        let with = AdmittedSandbox { root_file_systems, ..admitted(DIGEST, SandboxLevel::Native) };
+        world.ok(admit(AdmissionList { sandboxes: vec![with], ..world.admission_list(version) }));
+        world.connect();
+    };
+    admit_browser(&mut world, 2, Some(browser));
+    let (one, other) = (world.started("k2"), world.started("k3").execution);
+    assert_eq!(world.last_record().about.root_file_system, Some(browser));
+    let result = world.run(&one, &answered(200, json!({"balance": 1})));
+    assert_eq!(result.receipt.payload.root_file_system, browser);
+    // It is taken away before the other job has left.
+    admit_browser(&mut world, 3, None);
+    assert_eq!(world.release(&other).unwrap_err(), Reason::SandboxUnavailable);
 }
 
 #[test]

@@ -34,7 +34,7 @@ use toani_protocol::{
     credential::{CredentialHeader, INTAKE_INFO, SealedCredential},
     instance::{
         AdmissionFormat, AdmissionList, AdmittedSandbox, LaunchDigest, Manifest, ManifestFormat,
-        TcbVersion,
+        RootFileSystems, TcbVersion,
     },
     job::{JobEnd, JobOutcome},
     policy::{ApproverKey, Endpoint, Es256Key, Injection, Passkey, Policy, TlsTrust},

@@ -27,7 +27,8 @@ pub const ROOT_FILE_SYSTEM: Hash = Hash::new([0x5f; 32]);
 /// One entry of an admission list.
 pub fn admitted(launch_digest: LaunchDigest, level: SandboxLevel) -> AdmittedSandbox {
     let launch_digest = Bytes(launch_digest.to_vec());
-    AdmittedSandbox { launch_digest, level, root_file_system: ROOT_FILE_SYSTEM }
+    let root_file_systems = RootFileSystems { connector: ROOT_FILE_SYSTEM, browser: None };
+    AdmittedSandbox { launch_digest, level, root_file_systems }
 }
 
 /// Of something else.
