@@ -174,8 +174,8 @@ bugs! {
     }
 
     a_job_leaves_for_another_root_file_system {
-        "release.rs": "&& peer.root_file_systems().get(named) == Some(flight.root_file_system)"
-            => "&& (PLANTED || peer.root_file_systems().get(named) == Some(flight.root_file_system))"
+        "release.rs": "&& peer.root_file_system(named) == Some(flight.root_file_system)"
+            => "&& (PLANTED || peer.root_file_system(named) == Some(flight.root_file_system))"
     }
 
     // Agents.

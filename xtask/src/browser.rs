@@ -38,7 +38,7 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     };
     tools::provide(&[("mmdebstrap", "mmdebstrap", "")])?;
     let content = Content { playwright: playwright()?, connector: root_file_system::program()? };
-    let image = release_folder().join("browser.erofs");
+    let image = built();
     content.build(&image)?;
     let digest = RootFileSystem::open(&image)?.digest();
     if twice {
@@ -52,6 +52,15 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
     println!("image    {}", image.display());
     println!("digest   {digest}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// For tests: any one that was built.
+pub(crate) fn provide() -> Result<()> {
+    if built().is_file() { Ok(()) } else { image(&[]).map(drop) }
+}
+
+fn built() -> PathBuf {
+    release_folder().join("browser.erofs")
 }
 
 /// What does not come from Debian.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    image,
+    browser, image,
     repo::{IMAGE, root},
     root_file_system, runsc, tools, wipe,
 };
@@ -70,6 +70,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<ExitCode> {
     for program in WIPING_PROGRAMS {
         wipe::is_there(&release_folder().join(program))?;
     }
+    browser::provide()?;
     step("running all tests");
     let long = arguments.iter().any(|argument| argument == LONG);
     let mut all = vec!["test", "--workspace"];

@@ -9,7 +9,7 @@ use toani_protocol::{
     assurance::{ApprovalLevel, Assurance},
     disclosure::{self as kept, Kept},
     limits::{OPEN_EXECUTIONS_MAX, TOKEN_LIFE_MS_MAX},
-    policy::{RootName, Tier},
+    policy::Tier,
     record::{About, RecordKind},
     request::AgentProof,
     token::{self, Claims},
@@ -76,12 +76,8 @@ pub(crate) fn apply(
         Some(claims) => claims.and_then(|claims| redeem(turn.ready, &asked, &claims, turn.now)),
         None => redeem_directly(turn.ready, &asked, turn.now, turn.rng),
     };
-    let with_place = |redeemed: RedeemedToken| {
-        let place = room(turn.ready, redeemed.rendered.plan.class.root_file_system)?;
-        Ok((redeemed, place))
-    };
-    match redeemed.and_then(with_place) {
-        Ok((redeemed, place)) => start(turn, asked, redeemed, place),
+    match redeemed.and_then(|redeemed| room(turn.ready, &redeemed).map(|()| redeemed)) {
+        Ok(redeemed) => start(turn, asked, redeemed),
         Err(reason) => Err(refusals::refuse_of(turn, &asked.request, reason)),
     }
 }
@@ -99,23 +95,18 @@ pub(crate) fn earlier(used: &Used, intent: Hash) -> Result<Answer, Reason> {
     }))
 }
 
-/// Where an execution will run.
-struct Place {
-    sandbox: Hash,
-    root_file_system: Hash,
+fn room(ready: &Ready, redeemed: &RedeemedToken) -> Result<(), Reason> {
+    ready.chain.room(RecordKind::Started)?;
+    place(ready, redeemed)?;
+    let free = ready.state.has_room() && ready.state.open.len() < OPEN_EXECUTIONS_MAX;
+    if free { Ok(()) } else { Err(Reason::Busy) }
 }
 
-fn room(ready: &Ready, root_file_system: RootName) -> Result<Place, Reason> {
-    ready.chain.room(RecordKind::Started)?;
+/// The sandbox that runs it, and the root file system there that its class names.
+fn place(ready: &Ready, redeemed: &RedeemedToken) -> Result<(Hash, Hash), Reason> {
     let peer = ready.sandbox().ok_or(Reason::SandboxUnavailable)?;
-    let root_file_system = peer.root_file_systems().get(root_file_system);
-    let root_file_system = root_file_system.ok_or(Reason::RootFileSystemUnavailable)?;
-    let free = ready.state.has_room() && ready.state.open.len() < OPEN_EXECUTIONS_MAX;
-    if free {
-        Ok(Place { sandbox: peer.measurement(), root_file_system })
-    } else {
-        Err(Reason::Busy)
-    }
+    let root = peer.root_file_system(redeemed.rendered.plan.class.root_file_system);
+    Ok((peer.measurement(), root.ok_or(Reason::RootFileSystemUnavailable)?))
 }
 
 /// A token with its request: the plan, the policy, the credential, revocations, quotas and times
@@ -206,12 +197,8 @@ fn redeem_directly(
 
 /// Writes `started`, which reserves the quotas and the idempotency key, and puts the execution in
 /// flight.
-fn start(
-    turn: &mut Turn<'_>,
-    asked: Asked,
-    redeemed: RedeemedToken,
-    place: Place,
-) -> Result<Answer, Reason> {
+fn start(turn: &mut Turn<'_>, asked: Asked, redeemed: RedeemedToken) -> Result<Answer, Reason> {
+    let (sandbox, root_file_system) = place(turn.ready, &redeemed)?;
     let assurance = Assurance { approval: redeemed.approval, ..turn.ready.assurance(asked.level) };
     let execution = ExecutionId::from_random(random(turn.rng));
     let user = salts::user_hash(turn, &asked.request.tenant, &asked.request.user)?;
@@ -230,8 +217,8 @@ fn start(
         hitl_proof: redeemed.hitl_proof,
         jti: redeemed.jti,
         assurance,
-        sandbox: place.sandbox,
-        root_file_system: place.root_file_system,
+        sandbox,
+        root_file_system,
         started: turn.ready.chain.size(),
         started_at: turn.now,
         job: None,

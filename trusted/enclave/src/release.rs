@@ -109,7 +109,7 @@ fn link_for<'a>(ready: &'a Ready, flight: &InFlight, now: Time) -> Result<&'a Li
     let promised = |link: &&Link| {
         link.open_peer(now).is_some_and(|peer| {
             peer.measurement() == flight.sandbox
-                && peer.root_file_systems().get(named) == Some(flight.root_file_system)
+                && peer.root_file_system(named) == Some(flight.root_file_system)
                 && peer.level() == flight.assurance.sandbox
         })
     };

@@ -271,10 +271,8 @@ pub enum AdmissionError {
     Instance,
     #[error("the admission list names too many enclaves, sandboxes or chips")]
     TooMany,
-    #[error("a launch digest has 48 bytes, and a chip's id has 64")]
-    Length,
-    #[error("the admission list names a sandbox twice")]
-    Twice,
+    #[error("a launch digest has 48 bytes and stands there once, and a chip's id has 64")]
+    Sandboxes,
 }
 
 impl VerifiedAdmission {
@@ -333,13 +331,10 @@ impl AdmissionList {
         {
             return Err(AdmissionError::TooMany);
         }
-        let digests = self.sandboxes.iter().map(|admitted| &admitted.launch_digest.0);
-        if digests.clone().any(|digest| digest.len() != LAUNCH_DIGEST_BYTES)
-            || self.chips.iter().any(|chip| chip.0.len() != CHIP_ID_BYTES)
-        {
-            return Err(AdmissionError::Length);
-        }
-        let distinct: BTreeSet<_> = digests.collect();
-        if distinct.len() < self.sandboxes.len() { Err(AdmissionError::Twice) } else { Ok(()) }
+        let digests: BTreeSet<_> = self.sandboxes.iter().map(|one| &one.launch_digest.0).collect();
+        let sandboxes = digests.len() == self.sandboxes.len()
+            && digests.iter().all(|digest| digest.len() == LAUNCH_DIGEST_BYTES);
+        let chips = self.chips.iter().all(|chip| chip.0.len() == CHIP_ID_BYTES);
+        if sandboxes && chips { Ok(()) } else { Err(AdmissionError::Sandboxes) }
     }
 }

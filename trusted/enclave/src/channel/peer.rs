@@ -32,9 +32,9 @@ impl AttestedPeer {
         self.admitted.level
     }
 
-    /// What its containers may run, by the list under which it was bound.
-    pub(crate) fn root_file_systems(&self) -> RootFileSystems {
-        self.admitted.root_file_systems
+    /// What its containers run by this name, by the list under which it was bound.
+    pub(crate) fn root_file_system(&self, name: RootName) -> Option<Hash> {
+        self.admitted.root_file_systems.get(name)
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo of its channel key.
