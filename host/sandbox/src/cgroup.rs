@@ -15,11 +15,14 @@ use rustix::{
 };
 
 mod places;
+mod room;
 
 use places::places;
 
-/// Longest time from SIGKILL to the end of all processes of a group.
-const END: Duration = Duration::from_secs(5);
+use crate::share::Share;
+
+/// Longest time from SIGKILL to the end of all processes of a group, and to its removal.
+const END: Duration = Duration::from_secs(3);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
 const PASSED_ON: &str = "+memory +pids";
 
@@ -36,8 +39,7 @@ pub(crate) struct Limits {
 #[error(
     "no control group can be made ({}: {why}), and without one a container's memory has no limit: \
      start toani as root, or in a delegated group (systemd-run --user --scope -p Delegate=yes toani \
-     serve; in a service Delegate=yes and DelegateSubgroup=plane, for a group that processes are in \
-     passes nothing on)", at.display()
+     serve; in a service Delegate=yes)", at.display()
 )]
 pub struct NoGroups {
     at: PathBuf,
@@ -65,20 +67,34 @@ enum Version {
 }
 
 impl Groups {
-    /// Makes the group `name` where this process may.
-    pub(crate) fn create(name: &str) -> Result<Self, NoGroups> {
+    /// Makes the group `name` where this process may. All groups in it have `share` together.
+    pub(crate) fn create(name: &str, share: Share) -> Result<Self, NoGroups> {
         let places = places().map_err(|why| NoGroups { at: "/proc/self".into(), why })?;
         // Dropped, and with it removed, if one of the hierarchies refuses.
         let mut groups = Self { hierarchies: Vec::new() };
         for (within, version, controllers) in places {
             let mut refused = NoGroups { at: PathBuf::new(), why: io::ErrorKind::NotFound.into() };
-            let made = within.iter().find_map(|parent| {
+            let mut create = |parent: &PathBuf| {
                 let made = Hierarchy::create(parent, name, version, controllers);
                 made.map_err(|why| refused = NoGroups { at: parent.clone(), why }).ok()
-            });
-            groups.hierarchies.push(made.ok_or(refused)?);
+            };
+            let mut made = within.iter().find_map(&mut create);
+            if let (None, Version::Two, Some(own)) = (&made, version, within.first()) {
+                made = room::make(own).ok().and_then(|()| create(own));
+            }
+            let made = made.ok_or(refused)?;
+            groups.hierarchies.push(made.clone());
+            let limited = made.limit_memory(share.memory_bytes());
+            limited.map_err(|why| NoGroups { at: made.folder, why })?;
         }
         Ok(groups)
+    }
+
+    /// Says whether nothing is left of them, which is so once no container has its group in them.
+    pub(crate) fn remove(&self) -> bool {
+        // All of them, also if one stays.
+        let removed: Vec<bool> = self.hierarchies.iter().map(Hierarchy::remove).collect();
+        removed.into_iter().all(|removed| removed)
     }
 
     /// What is to be removed after this process, should it not come to that.
@@ -142,23 +158,33 @@ impl Hierarchy {
 
     fn limit(&self, limits: Limits) -> io::Result<()> {
         let Limits { memory_bytes, threads } = limits;
-        for controller in self.controllers {
-            match (*controller, self.version) {
-                ("memory", Version::One) => {
-                    self.set("memory.limit_in_bytes", memory_bytes)?;
-                    // Where the kernel does not count swap, the group is kept from it.
-                    let with_swap = self.set("memory.memsw.limit_in_bytes", memory_bytes);
-                    with_swap.or_else(|_| self.set("memory.swappiness", 0))?;
-                }
-                ("memory", Version::Two) => {
-                    self.set("memory.max", memory_bytes)?;
-                    self.set("memory.swap.max", 0).or_else(not_found)?;
-                    self.set("memory.oom.group", 1)?;
-                }
-                _ => self.set("pids.max", threads.into())?,
+        self.limit_memory(memory_bytes)?;
+        if self.has("memory") && self.version == Version::Two {
+            // A container ends as a whole. In version 1 one of its processes does, and it with it.
+            self.set("memory.oom.group", 1)?;
+        }
+        if self.has("pids") { self.set("pids.max", threads.into()) } else { Ok(()) }
+    }
+
+    /// Does nothing where the hierarchy has another controller.
+    fn limit_memory(&self, bytes: u64) -> io::Result<()> {
+        match (self.has("memory"), self.version) {
+            (false, _) => Ok(()),
+            (true, Version::One) => {
+                self.set("memory.limit_in_bytes", bytes)?;
+                // Where the kernel does not count swap, the group is kept from it.
+                let with_swap = self.set("memory.memsw.limit_in_bytes", bytes);
+                with_swap.or_else(|_| self.set("memory.swappiness", 0))
+            }
+            (true, Version::Two) => {
+                self.set("memory.max", bytes)?;
+                self.set("memory.swap.max", 0).or_else(not_found)
             }
         }
-        Ok(())
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.contains(&controller)
     }
 
     /// Writes a limit, and believes it when it can be read again.
@@ -174,15 +200,20 @@ impl Hierarchy {
     }
 
     fn processes(&self) -> Vec<Pid> {
-        let listed = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
-        let numbers = listed.lines().filter_map(|line| line.parse().ok());
-        numbers.filter_map(Pid::from_raw).collect()
+        processes(&self.folder)
     }
 
     /// Says whether it is gone; what did not end keeps it.
     fn remove(&self) -> bool {
         fs::remove_dir(&self.folder).is_ok() || !self.folder.exists()
     }
+}
+
+/// Those in the group of this folder, and not in one below it.
+fn processes(folder: &Path) -> Vec<Pid> {
+    let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let numbers = listed.lines().filter_map(|line| line.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
 }
 
 fn not_found(error: io::Error) -> io::Result<()> {
@@ -201,9 +232,21 @@ impl Group {
         Self { hierarchies }
     }
 
+    /// Its folder, or one of them.
+    pub(crate) fn name(&self) -> String {
+        let first = self.folders().next().map(|folder| folder.display().to_string());
+        first.unwrap_or_default()
+    }
+
     /// Where a process writes its number to be in it.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
         self.hierarchies.iter().map(|hierarchy| hierarchy.folder.as_path())
+    }
+
+    /// The same, opened by whoever may, for a process that may not.
+    pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let files = self.folders().map(|folder| folder.join("cgroup.procs"));
+        files.map(|file| Ok(fs::File::options().write(true).open(file)?.into())).collect()
     }
 
     /// Processes that are in it.
@@ -224,7 +267,6 @@ impl Group {
                 }
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    crate::supervisor::log("a container did not end after SIGKILL");
                     return;
                 }
                 kill_and_wait(hierarchy, &processes, left);
@@ -245,7 +287,10 @@ impl Drop for Group {
             // version 1 could be asked to wait for.
             std::thread::sleep(REMOVAL_PAUSE);
         }
-        crate::supervisor::log("a container's control group stays behind");
+        crate::supervisor::log(&format!(
+            "{} stays behind, for what is in it did not end after SIGKILL; the next start clears it away",
+            self.name()
+        ));
     }
 }
 
@@ -278,7 +323,7 @@ mod tests {
     #[test]
     fn what_is_in_a_group_ends_with_it() {
         let name = format!("toani-test-{}", std::process::id());
-        let groups = Groups::create(&name).unwrap();
+        let groups = Groups::create(&name, Share::default()).unwrap();
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         let group = groups.group("one", limits).unwrap();
         let folders: Vec<_> = group.folders().map(Path::to_path_buf).collect();
@@ -301,7 +346,7 @@ mod tests {
     #[test]
     fn what_a_killed_supervisor_left_is_swept() {
         let name = format!("toani-left-{}", std::process::id());
-        let groups = Groups::create(&name).unwrap();
+        let groups = Groups::create(&name, Share::default()).unwrap();
         let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
         let group = groups.group("one", limits).unwrap();
         let folders: Vec<_> = group.folders().map(Path::to_path_buf).collect();

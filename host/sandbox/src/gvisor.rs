@@ -29,24 +29,23 @@ use tokio::{
 
 use crate::{
     cgroup::{Group, Limits},
-    driver::{self, Driver, Kind, Parked, PrepareError, Size},
+    confinement::{self, Line, Runs},
+    driver::{self, Driver, Kind, NOBODY, Parked, PrepareError, Size},
+    ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, Roots},
+    share::Share,
+    workspace::{self, Workspace, WorkspaceError},
 };
 
 mod bundle;
-mod confinement;
-mod end;
+mod files;
 mod launch;
-mod workspace;
 
-pub use end::Ended;
 pub use launch::{LAUNCHER_MODE, launcher};
 
-use bundle::Runs;
-use end::{Ending, Remains};
+use files::Remains;
 use launch::{Launcher, Order};
-use workspace::{Workspace, WorkspaceError};
 
 /// Longest time from an order to a container that waits.
 const PREPARE: Duration = Duration::from_secs(20);
@@ -60,7 +59,6 @@ const THREADS_EXTRA: u32 = 256;
 const REPORT_BYTES_MAX: u64 = 16 * 1024;
 /// Of what a runtime says before it ends.
 const WORDS_BYTES_MAX: usize = 512;
-const ID_BYTES: usize = 16;
 /// The first runtime whose platform does without ptrace, and that can pass descriptors.
 pub const RUNTIME_LEAST: u32 = 20_240_729;
 
@@ -103,7 +101,7 @@ pub struct Gvisor {
 
 impl Gvisor {
     /// Copies the root file systems and the runtime, and tries containers. `sandbox` is
-    /// this program, which starts them. Returns the driver, and what waits for the end of all that
+    /// this program, which starts them; all containers have `share` together. Returns the driver, and what waits for the end of all that
     /// it has started.
     ///
     /// # Errors
@@ -112,8 +110,10 @@ impl Gvisor {
         roots: &Roots,
         runsc: &Path,
         sandbox: &Path,
+        share: Share,
     ) -> Result<(Self, Ended), StartError> {
-        let workspace = Arc::new(Workspace::create()?);
+        let workspace = Arc::new(Workspace::create(share)?);
+        workspace.make_folders()?;
         let runtime = workspace.runtime();
         copy_runtime(runsc, &runtime)
             .map_err(|error| StartError::NoRuntime(runsc.to_path_buf(), error))?;
@@ -133,7 +133,11 @@ impl Gvisor {
             root_file_systems: roots.digests(),
             workspace,
         };
-        driver.try_out().await?;
+        if let Err(error) = driver.try_out().await {
+            drop(driver);
+            ended.wait(END);
+            return Err(error);
+        }
         Ok((driver, ended))
     }
 
@@ -148,7 +152,7 @@ impl Gvisor {
         for root_file_system in [RootName::Connector].into_iter().chain(browser) {
             let kind = Kind { root_file_system, ..Kind::default() };
             let report = self.report(kind).await.map_err(StartError::CannotIsolate)?;
-            confinement::judge(&report, kind.size).map_err(StartError::NotIsolated)?;
+            confinement::judge(&report, kind.size, lines()).map_err(StartError::NotIsolated)?;
             let parked = self.prepare(kind).await.map_err(StartError::CannotIsolate)?;
             // What starts it, and the container's kernel.
             if parked.container.processes() < 2 {
@@ -178,10 +182,9 @@ impl Gvisor {
     }
 
     async fn try_launch(&self, kind: Kind, runs: Runs) -> io::Result<(Container, Streams)> {
-        let id = new_id()?;
-        let folder = self.workspace.container(&id);
-        fs::create_dir(&folder)?;
-        let remains = Remains { folder: folder.clone(), _workspace: Arc::clone(&self.workspace) };
+        let id = workspace::new_id()?;
+        let remains = Remains::create(&self.workspace, &id)?;
+        let folder = remains.folder().to_path_buf();
         bundle::write(&folder, &self.workspace, kind, runs)?;
         let group = self.workspace.groups().group(&id, limits(kind.size))?;
         let (job, their_job) = StdStream::pair()?;
@@ -219,6 +222,24 @@ fn doors(count: usize) -> io::Result<(Vec<UnixStream>, Vec<OwnedFd>)> {
     };
     let doors: io::Result<Vec<_>> = (0..count).map(door).collect();
     Ok(doors?.into_iter().unzip())
+}
+
+/// What a container says of itself under this driver.
+fn lines() -> Vec<Line> {
+    let nobody = [NOBODY.to_string().as_str(); 4].join(" ");
+    let none = || "0000000000000000".to_owned();
+    vec![
+        ("environment", "HOME=/".to_owned()),
+        ("Uid:", nobody.clone()),
+        ("Gid:", nobody),
+        ("Groups:", NOBODY.to_string()),
+        // The ambient set is within the permitted one.
+        ("CapInh:", none()),
+        ("CapPrm:", none()),
+        ("CapEff:", none()),
+        ("CapBnd:", none()),
+        ("interfaces", "lo".to_owned()),
+    ]
 }
 
 /// Copies the runtime: what is measured is what runs.
@@ -270,13 +291,6 @@ fn limits(size: Size) -> Limits {
         memory_bytes: u64::from(memory_mib) << 20,
         threads: size.processes.saturating_add(THREADS_EXTRA),
     }
-}
-
-/// Of one length, because a runtime takes the beginning of an id for the whole.
-fn new_id() -> io::Result<String> {
-    let mut bytes = [0; ID_BYTES];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Driver for Gvisor {
@@ -344,9 +358,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if let Some((process, group, remains)) = self.inner.take() {
-            self.ending.end(process, group, remains);
+        let Some((mut process, group, remains)) = self.inner.take() else { return };
+        if let Some(process) = &mut process {
+            // Its sandbox has asked to be killed with it. That it has ended already is as good.
+            let _ = process.start_kill();
         }
+        let name = group.name();
+        // In this order: killed with all that it has started, then its folder.
+        self.ending.end(&name, (group, process, remains));
     }
 }
 

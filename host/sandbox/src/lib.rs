@@ -12,7 +12,11 @@
 //!   [`evidence`] what it shows of itself.
 //! - [`driver`]: what isolates; [`gvisor`] does it with a kernel in user space, [`native`] with
 //!   namespaces, seccomp and limits. `syscalls` says for both what a connector may call, `cgroup`
-//!   bounds what it uses.
+//!   bounds what it uses, [`share`] says how much for all
+//!   of them, and `confinement` judges what one says of itself.
+//! - [`ending`]: what is left of containers is cleared away, several at a time; `workspace` is what a
+//!   supervisor has on its machine, also if it was killed.
+//! - [`lifeline`]: processes that end with the one that started them.
 //! - [`root`]: the root file systems that containers run, by their digests.
 //! - [`pool`]: containers that wait before there is a job, and are used once.
 //! - [`execution`]: one job in a container that waits for it: frame, door, deadline, scrubbing.
@@ -25,14 +29,17 @@
 pub mod address;
 mod cgroup;
 pub mod client;
+mod confinement;
 mod connection;
 mod descriptors;
 pub mod door;
 pub mod driver;
+pub mod ending;
 pub mod evidence;
 pub mod execution;
 pub mod guest;
 pub mod gvisor;
+pub mod lifeline;
 pub mod measurement;
 pub mod messages;
 pub mod native;
@@ -40,9 +47,11 @@ pub mod peer;
 pub mod pool;
 pub mod root;
 pub mod scrub;
+pub mod share;
 pub mod supervisor;
 mod syscalls;
 pub mod vm;
+mod workspace;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
 pub use driver::DriverKind;

@@ -1,34 +1,39 @@
 //! `toani-sandbox`: the supervisor, and the launchers that it starts.
 
-use std::{ffi::OsString, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString, num::NonZero, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use rustix::{
     mm::{MlockAllFlags, mlockall},
-    process::{
-        DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior,
-        set_parent_process_death_signal, setrlimit,
-    },
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
 };
 use toani_protocol::instance::LaunchDigest;
 use toani_sandbox::{
     DriverKind,
+    ending::{END, Ended},
     evidence::{EvidenceSource, SimulatedChip},
     guest::{self, GuestEvidence},
-    gvisor::{self, Ended, Gvisor},
+    gvisor::{self, Gvisor},
+    lifeline,
     messages::{self, FromSupervisor},
     native::{self, Native},
     root::Roots,
+    share::Share,
     supervisor, vm,
 };
 use tokio::net::UnixStream;
 
 /// Names the folder of a simulated machine, whose chip vouches for this process.
 const SIMULATED_CHIP: &str = "--simulated-chip";
+/// MiB that all containers together may use.
+const MEMORY: &str = "--memory";
 /// This program.
 const OWN: &str = "/proc/self/exe";
 /// Longest time for tasks to let go of what they hold.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+const SHUTDOWN: Duration = Duration::from_millis(1_000);
 
 /// Every block of memory is wiped when it is freed: jobs, credentials, replies.
 #[global_allocator]
@@ -59,12 +64,13 @@ fn main() -> ExitCode {
 }
 
 const USAGE: &str = "this program is started by toani's gateway, as: toani-sandbox supervise \
-    {native | gvisor RUNSC [--browser FILE]} ROOT_FILE_SYSTEM --simulated-chip MACHINE";
+    {native | gvisor RUNSC [--browser FILE]} ROOT_FILE_SYSTEM [--memory MIB] --simulated-chip MACHINE";
 
 /// What containers are made of.
 struct Containers {
     driver: DriverKind,
     root_file_system: PathBuf,
+    share: Share,
 }
 
 impl Containers {
@@ -83,7 +89,15 @@ impl Containers {
             _ => bail!(USAGE),
         };
         let (root, rest) = rest.split_first().context(USAGE)?;
-        Ok((Self { driver, root_file_system: root.into() }, rest))
+        let (share, rest) = match rest {
+            [named, memory, rest @ ..] if named == MEMORY => {
+                let mib = memory.to_str().and_then(|mib| mib.parse::<NonZero<u32>>().ok());
+                let mib = mib.context("--memory is to be a number of MiB, 1 or more")?;
+                (Share::of_mib(mib.get()), rest)
+            }
+            rest => (Share::default(), rest),
+        };
+        Ok((Self { driver, root_file_system: root.into(), share }, rest))
     }
 }
 
@@ -123,11 +137,9 @@ impl InGuest {
     }
 }
 
-/// Nobody may look into this process, nor find its memory on a disk, and it does not outlive the
-/// gateway.
+/// Nobody may look into this process, nor find its memory on a disk.
 fn harden() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
     // Credentials are in its heap, its stacks and its libraries' buffers: so all of it is kept from
@@ -224,6 +236,8 @@ fn gateway() -> anyhow::Result<std::os::unix::net::UnixStream> {
         .try_clone_to_owned()
         .context("descriptor 0 is to be the gateway's stream")?;
     let stream = std::os::unix::net::UnixStream::from(stream);
+    // A supervisor does not outlive its gateway.
+    lifeline::follow(&stream)?;
     stream.set_nonblocking(true)?;
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
@@ -238,7 +252,7 @@ fn run(work: impl AsyncFnOnce(&mut Option<Ended>) -> anyhow::Result<()>) -> anyh
     runtime.shutdown_timeout(SHUTDOWN);
     // With the runtime everything that holds a container is gone, and so are they soon.
     if let Some(ended) = ended {
-        ended.wait();
+        ended.wait(END);
     }
     end
 }
@@ -254,12 +268,15 @@ async fn serve<E: EvidenceSource>(
     };
     let source = Arc::new(source);
     match driver {
-        Started::Native(driver, lost) => tokio::select! {
-            end = supervisor::serve(stream, Arc::new(driver), source, launch_digest) => {
-                end.context("the gateway's stream")
+        Started::Native(driver, lost, after) => {
+            *ended = Some(after);
+            tokio::select! {
+                end = supervisor::serve(stream, Arc::new(driver), source, launch_digest) => {
+                    end.context("the gateway's stream")
+                }
+                () = lost => bail!("the launcher ended"),
             }
-            () = lost => bail!("the launcher ended"),
-        },
+        }
         Started::Gvisor(driver, after) => {
             *ended = Some(after);
             let end = supervisor::serve(stream, Arc::new(driver), source, launch_digest);
@@ -278,7 +295,7 @@ async fn refuse(stream: &mut UnixStream, error: &anyhow::Error) -> anyhow::Resul
 /// A driver that isolates here.
 enum Started {
     /// And what ends with its launcher.
-    Native(Native, Pin<Box<dyn Future<Output = ()>>>),
+    Native(Native, Pin<Box<dyn Future<Output = ()>>>, Ended),
     Gvisor(Gvisor, Ended),
 }
 
@@ -287,11 +304,11 @@ async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
     let roots = Roots::open(&what.root_file_system, &what.driver)?;
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
-            let (driver, lost) = Native::start(&roots).await?;
-            (Started::Native(driver, Box::pin(lost)), DriverKind::Native)
+            let (driver, lost, ended) = Native::start(&roots, OWN.as_ref(), what.share).await?;
+            (Started::Native(driver, Box::pin(lost), ended), DriverKind::Native)
         }
         DriverKind::Gvisor { runsc, .. } => {
-            let (driver, ended) = Gvisor::start(&roots, runsc, OWN.as_ref()).await?;
+            let (driver, ended) = Gvisor::start(&roots, runsc, OWN.as_ref(), what.share).await?;
             let runs = DriverKind::Gvisor { runsc: driver.runtime(), browser: None };
             (Started::Gvisor(driver, ended), runs)
         }

@@ -1,26 +1,27 @@
-//! The native driver: namespaces, no capabilities, a system call filter, an empty root, limits.
+//! The native driver: namespaces, no capabilities, a system call filter, an empty root, a control
+//! group, limits.
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
-//! privileges; Landlock without a rule; an allow-list of system calls; an empty read-only root; no network; no descriptor
-//! but the job's stream and the door; limits; a session of its own; no core, not dumpable.
-//!
-//! What it does not do: the memory is a limit of address space, not of a cgroup, and there is
-//! no `/tmp`, so `tmp_mib` is not used.
+//! privileges; Landlock for all but /tmp; an allow-list of system calls; a read-only root with nothing in it but
+//! `/tmp`; no network; no descriptor
+//! but the job's stream and the door; a control group that bounds memory and processes; `/tmp` in
+//! memory; limits; a session of its own; no core, not dumpable.
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdStream,
     },
+    path::Path,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -28,16 +29,22 @@ use rustix::{
 };
 use toani_protocol::{instance::RootFileSystems, job::JobOutcome};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
     net::UnixStream,
     sync::oneshot,
     time::timeout,
 };
 
 use crate::{
-    driver::{self, Driver, Kind, Parked, PrepareError},
+    cgroup::{self, Group},
+    confinement::{self, Line, Runs},
+    driver::{self, Driver, Kind, Parked, PrepareError, Size},
+    ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
+    lifeline,
     root::{RootError, Roots},
+    share::Share,
+    workspace::{self, Workspace, WorkspaceError},
 };
 
 mod landlock;
@@ -56,22 +63,28 @@ pub const LAUNCHER_MODE: &str = "native-launcher";
 
 /// Longest time from an order to a container that waits.
 const PREPARE_MS_MAX: u64 = 10_000;
+const REPORT_BYTES_MAX: u64 = 16 * 1024;
 /// Longest time from SIGKILL to the end of a container's first process.
 const END_MS_MAX: u64 = 5_000;
+
+/// The first copy of the launcher, which is in the container's group until it has made the second.
+const THREADS_EXTRA: u32 = 1;
 
 /// Why the driver does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Root(#[from] RootError),
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
     #[error("the connector cannot be kept in memory: {0}")]
     Memory(Errno),
     #[error("the launcher cannot be started: {0}")]
-    Launcher(#[from] std::io::Error),
+    Launcher(#[from] io::Error),
     #[error("the native sandbox cannot isolate here: {0}")]
     CannotIsolate(PrepareError),
     #[error("the native sandbox is not as it should be: {0}")]
-    NotIsolated(&'static str),
+    NotIsolated(String),
 }
 
 /// Starts containers through its launcher.
@@ -79,40 +92,111 @@ pub enum StartError {
 pub struct Native {
     control: AsyncFd<OwnedFd>,
     root_file_systems: RootFileSystems,
+    workspace: Arc<Workspace>,
+    ending: Ending,
 }
 
 impl Native {
-    /// Reads the connector, starts a launcher and tries one container.
-    /// Returns the driver and a future that ends when the launcher does.
+    /// Reads the connector, starts a launcher and tries one container. `sandbox` is this program,
+    /// and all containers have `share` together.
+    /// Returns the driver, a future that ends when the launcher does, and what waits for the end of
+    /// all that it has started.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
         roots: &Roots,
-    ) -> Result<(Self, impl Future<Output = ()> + use<>), StartError> {
+        sandbox: &Path,
+        share: Share,
+    ) -> Result<(Self, impl Future<Output = ()> + use<>, Ended), StartError> {
+        let workspace = Arc::new(Workspace::create(share)?);
+        let (ending, ended) = Ending::start()?;
         let memory = in_memory(&roots.connector.program()?).map_err(StartError::Memory)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(std::io::Error::from)?;
-        let ended = start_launcher(theirs, memory)?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(std::io::Error::from)?;
-        let driver = Self { control: sys::watch(ours)?, root_file_systems: roots.digests() };
-        driver.try_out().await?;
-        let ended = async {
+                .map_err(io::Error::from)?;
+        let lost = start_launcher(sandbox, theirs, memory)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
+        let control = sys::watch(ours)?;
+        let driver = Self { control, root_file_systems: roots.digests(), workspace, ending };
+        if let Err(error) = driver.try_out().await {
+            drop(driver);
+            ended.wait(END);
+            return Err(error);
+        }
+        let lost = async {
             // A sender that is dropped says the same.
-            let _ = ended.await;
+            let _ = lost.await;
         };
-        Ok((driver, ended))
+        Ok((driver, lost, ended))
     }
 
-    /// One container, looked at from outside. The steps have said that they worked; this checks
+    /// What a container says of itself in which system calls are not filtered.
+    ///
+    /// # Errors
+    /// It does not start, or says nothing.
+    pub async fn report(&self, size: Size) -> Result<String, PrepareError> {
+        in_time(async {
+            let (_container, streams) = self.launch(size, Runs::Report).await?;
+            let mut report = String::new();
+            let mut stream = streams.job.take(REPORT_BYTES_MAX);
+            match stream.read_to_string(&mut report).await {
+                Ok(length) if length > 0 => Ok(report),
+                _ => Err(PrepareError("it does not say what it is".into())),
+            }
+        })
+        .await
+    }
+
+    async fn launch(&self, size: Size, runs: Runs) -> Result<(Container, Streams), PrepareError> {
+        self.try_launch(size, runs).await.map_err(|error| PrepareError(error.to_string()))
+    }
+
+    async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
+        let id = workspace::new_id()?;
+        let group = self.workspace.groups().group(&id, group_limits(size))?;
+        let entrances = group.entrances()?;
+        // From here on whatever happens ends where nobody waits for it.
+        let mut container = Container {
+            process: None,
+            left: Some((group, Arc::clone(&self.workspace))),
+            ending: self.ending.clone(),
+        };
+        let (job, their_job) = StdStream::pair()?;
+        let (door, their_door) = StdStream::pair()?;
+        let (report, their_report) = StdStream::pair()?;
+        for stream in [&job, &door, &report] {
+            stream.set_nonblocking(true)?;
+        }
+        let order = Order {
+            limits: Limits::of(size),
+            runs,
+            job: their_job.into(),
+            door: their_door.into(),
+            report: their_report.into(),
+            groups: entrances,
+        };
+        let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
+        self.control.async_io(Interest::WRITABLE, send).await?;
+        // The container holds the only copies now: their end is its end.
+        drop(order);
+        container.process = Some(started(UnixStream::from_std(report)?).await?);
+        let doors = vec![UnixStream::from_std(door)?];
+        let streams = Streams { job: UnixStream::from_std(job)?, doors };
+        Ok((container, streams))
+    }
+
+    /// One container that says what it is, and one that waits, looked at from outside. The steps have said that they worked; this checks
     /// that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
+        let size = Size::default();
+        let report = self.report(size).await.map_err(StartError::CannotIsolate)?;
+        confinement::judge(&report, size, lines()).map_err(StartError::NotIsolated)?;
         let parked = self.prepare(Kind::default()).await.map_err(StartError::CannotIsolate)?;
         let status = parked
-            .process
+            .container
             .status()
-            .ok_or(StartError::NotIsolated("the container's process ended at once"))?;
+            .ok_or(StartError::NotIsolated("the container's process ended at once".into()))?;
         let line = |name: &str| {
             let mut lines = status.lines();
             let value = lines.find_map(|line| line.strip_prefix(name));
@@ -125,11 +209,12 @@ impl Native {
             (line("NoNewPrivs:") == ["1"], "new privileges can be gained"),
             (line("Seccomp:") == ["2"], "no system call filter is in force"),
             (line("NSpid:").last() == Some(&"1"), "there is no new pid namespace"),
+            (parked.container.group_holds_it(), "its process is not in its control group"),
         ];
         let broken = checks.into_iter().find(|(holds, _)| !holds);
-        parked.process.end().await;
+        parked.container.end().await;
         match broken {
-            Some((_, what)) => Err(StartError::NotIsolated(what)),
+            Some((_, what)) => Err(StartError::NotIsolated(what.into())),
             None => Ok(()),
         }
     }
@@ -143,42 +228,37 @@ impl Driver for Native {
     }
 
     async fn prepare(&self, Kind { size, .. }: Kind) -> Result<NativeParked, PrepareError> {
-        let preparing = async {
-            let (job, their_job) = StdStream::pair()?;
-            let (door, their_door) = StdStream::pair()?;
-            let (report, their_report) = StdStream::pair()?;
-            for stream in [&job, &door, &report] {
-                stream.set_nonblocking(true)?;
-            }
-            let order = Order {
-                limits: Limits::of(size),
-                job: their_job.into(),
-                door: their_door.into(),
-                report: their_report.into(),
-            };
-            let send = |control: &OwnedFd| Ok(order.send(control.as_fd())?);
-            self.control.async_io(Interest::WRITABLE, send).await?;
-            // The container holds the only copies now: their end is its end.
-            drop(order);
-            let process = started(UnixStream::from_std(report)?).await?;
-            let doors = vec![UnixStream::from_std(door)?];
-            let mut streams = Streams { job: UnixStream::from_std(job)?, doors };
-            driver::waits(&mut streams.job).await.map_err(std::io::Error::other)?;
-            Ok(NativeParked { streams, process })
-        };
-        match timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await {
-            Ok(Ok(parked)) => Ok(parked),
-            Ok(Err(error)) => {
-                let error: std::io::Error = error;
-                Err(PrepareError(error.to_string()))
-            }
-            Err(_) => Err(PrepareError("the launcher did not answer in time".into())),
-        }
+        in_time(async {
+            let (container, mut streams) = self.launch(size, Runs::Connector).await?;
+            driver::waits(&mut streams.job).await?;
+            Ok(NativeParked { streams, container })
+        })
+        .await
+    }
+}
+
+async fn in_time<T>(
+    preparing: impl Future<Output = Result<T, PrepareError>>,
+) -> Result<T, PrepareError> {
+    let prepared = timeout(Duration::from_millis(PREPARE_MS_MAX), preparing).await;
+    prepared.unwrap_or_else(|_| Err(PrepareError("the launcher did not answer in time".into())))
+}
+
+/// What a container says of itself under this driver: there is no /proc to ask for more.
+fn lines() -> Vec<Line> {
+    ["environment", "interfaces"].map(|nothing| (nothing, String::new())).into()
+}
+
+fn group_limits(size: Size) -> cgroup::Limits {
+    let limits = Limits::of(size);
+    cgroup::Limits {
+        memory_bytes: limits.memory_bytes(),
+        threads: size.processes.saturating_add(THREADS_EXTRA),
     }
 }
 
 /// Reads a report to its end.
-async fn started(report: UnixStream) -> std::io::Result<Process> {
+async fn started(report: UnixStream) -> io::Result<Process> {
     let mut process = None;
     let mut failed = None;
     loop {
@@ -190,9 +270,9 @@ async fn started(report: UnixStream) -> std::io::Result<Process> {
         }
     }
     match (process, failed) {
-        (_, Some(why)) => Err(std::io::Error::other(why)),
+        (_, Some(why)) => Err(io::Error::other(why)),
         (Some(process), None) => Ok(process),
-        (None, None) => Err(std::io::Error::other("the launcher ended")),
+        (None, None) => Err(io::Error::other("the launcher ended")),
     }
 }
 
@@ -200,18 +280,58 @@ async fn started(report: UnixStream) -> std::io::Result<Process> {
 #[derive(Debug)]
 pub struct NativeParked {
     streams: Streams,
-    process: Process,
+    container: Container,
 }
 
 impl Parked for NativeParked {
     fn is_sound(&self) -> bool {
-        !self.process.has_ended()
+        !self.container.has_ended()
     }
 
     async fn run(self, work: Work) -> JobOutcome {
         let outcome = execution::run(self.streams, work).await;
-        self.process.end().await;
+        self.container.end().await;
         outcome
+    }
+}
+
+/// A container's first process and its group. Dropping it kills it at once, and lets the rest be
+/// cleared away by whoever does that.
+#[derive(Debug)]
+struct Container {
+    process: Option<Process>,
+    left: Option<(Group, Arc<Workspace>)>,
+    ending: Ending,
+}
+
+impl Container {
+    /// Kills it and returns when it has ended.
+    async fn end(mut self) {
+        if let Some(process) = self.process.take() {
+            process.end().await;
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(Process::has_ended)
+    }
+
+    fn status(&self) -> Option<String> {
+        self.process.as_ref()?.status()
+    }
+
+    fn group_holds_it(&self) -> bool {
+        self.left.as_ref().is_some_and(|(group, _)| group.processes() >= 1)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if let Some((group, workspace)) = self.left.take() {
+            let name = group.name();
+            self.ending.end(&name, (group, workspace));
+        }
     }
 }
 
@@ -230,9 +350,8 @@ impl Process {
     }
 
     fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        // A process's descriptor becomes readable with its end. What cannot be asked is not used.
-        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+        // What cannot be asked is not used.
+        !matches!(lifeline::has_ended(&self.0), Ok(false))
     }
 
     fn kill(&self) {
@@ -276,8 +395,12 @@ fn in_memory(program: &[u8]) -> rustix::io::Result<OwnedFd> {
 
 /// Starts the launcher on a thread that lives as long as it does: the launcher asks to be killed
 /// when the thread that started it ends.
-fn start_launcher(control: OwnedFd, memory: OwnedFd) -> std::io::Result<oneshot::Receiver<()>> {
-    let mut command = Command::new("/proc/self/exe");
+fn start_launcher(
+    sandbox: &Path,
+    control: OwnedFd,
+    memory: OwnedFd,
+) -> io::Result<oneshot::Receiver<()>> {
+    let mut command = Command::new(sandbox);
     command
         .arg(LAUNCHER_MODE)
         .env_clear()

@@ -10,14 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Bench, gvisor, probe, root_of, runtimes, status, until};
-use toani_protocol::job::JobEnd;
+use common::{Bench, gvisor, limit, probe, root_of, runtimes, status, until};
 use toani_sandbox::{
-    DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
-    driver::Kind,
-    gvisor::{Ended, Gvisor},
+    DriverKind, SpawnError, SupervisorClient,
+    driver::{Driver, Kind},
+    ending::{END, Ended},
+    gvisor::Gvisor,
     pool::WAITING_MAX,
     root::Roots,
+    share::Share,
 };
 
 async fn started() -> (Gvisor, Ended) {
@@ -25,7 +26,7 @@ async fn started() -> (Gvisor, Ended) {
     let roots = Roots::open(&root_of(&driver, &probe()), &driver).unwrap();
     let DriverKind::Gvisor { runsc, .. } = driver else { unreachable!() };
     let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-    Gvisor::start(&roots, &runsc, sandbox).await.unwrap()
+    Gvisor::start(&roots, &runsc, sandbox, Share::default()).await.unwrap()
 }
 
 fn with_tmp(mib: u32) -> Kind {
@@ -82,16 +83,24 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let tmp = report.lines().find_map(|line| line.strip_prefix("tmp ")).unwrap();
     assert!(tmp.starts_with(&format!("{} ", libc::EROFS)), "nothing can be written: {tmp}");
     drop(driver);
-    ended.wait();
+    assert!(ended.wait(END), "containers have not ended");
 }
 
-/// What a control group says, in either version of them.
-fn limit(pid: u32, controller: &str, one: &str, two: &str) -> u64 {
-    let file = match common::group_of(&pid.to_string(), controller) {
-        Some(group) => group.join(one),
-        None => common::group_of(&pid.to_string(), "").unwrap().join(two),
-    };
-    std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
+/// As a supervisor does that its gateway closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_that_wait_end_together_and_leave_nothing() {
+    let (driver, ended) = started().await;
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        waiting.push(driver.prepare(Kind::default()).await.unwrap());
+    }
+    let folder = driver.runtime().parent().unwrap().to_path_buf();
+    let groups = std::fs::read_to_string(folder.join("groups")).unwrap();
+    let groups: Vec<_> = groups.lines().map(PathBuf::from).collect();
+    assert!(groups.iter().all(|group| group.exists()));
+    drop((driver, waiting));
+    assert!(ended.wait(END), "they are not gone when the gateway stops waiting");
+    assert!(groups.iter().all(|group| !group.exists()) && !folder.exists());
 }
 
 /// The kernel in user space, which is what a container that breaks out of its own kernel has.
@@ -172,7 +181,7 @@ async fn a_stanza_that_is_ignored_fails_the_start() {
         ("user", bundle("65534", "0"), "`Uid:`"),
         ("tmp", bundle("size=16m", "size=17m"), "`tmp`"),
         ("noexec", bundle("\"noexec\",", ""), "`tmp`"),
-        ("environment", bundle("\"env\":..", "\"env\":[\"A=B\"]"), "`environment`"),
+        ("environment", bundle("\"HOME=/\"", "\"A=B\""), "`environment`"),
         (
             "capabilities",
             bundle("\"\\(bounding\\|permitted\\|effective\\)\":\\[\\]", "\"\\1\":[\"CAP_KILL\"]"),
@@ -195,104 +204,4 @@ async fn a_runtime_that_is_not_there_or_too_old_is_refused_with_the_remedy() {
     assert!(why.contains("20240729") && why.contains("./x setup"), "{why}");
     let why = refused("/bin/true".into()).await;
     assert!(why.contains("is no gVisor runtime"), "{why}");
-}
-
-/// A folder with all that a supervisor needs, for a user who is nobody special.
-struct Ordinary {
-    folder: tempfile::TempDir,
-}
-
-const ORDINARY: u32 = 1234;
-
-impl Ordinary {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let DriverKind::Gvisor { runsc, .. } = gvisor() else { unreachable!() };
-        let root = root_of(&gvisor(), &common::connector());
-        let sandbox = Path::new(env!("CARGO_BIN_EXE_toani-sandbox"));
-        for (from, name) in [(sandbox, "sandbox"), (&runsc, "runsc"), (&root, "root")] {
-            std::fs::copy(from, folder.path().join(name)).unwrap();
-        }
-        common::enclave::authority().snp_root().unwrap();
-        let machine = folder.path().join("machine");
-        std::fs::create_dir(&machine).unwrap();
-        for entry in std::fs::read_dir(common::enclave::machine()).unwrap().flatten() {
-            let to = machine.join(entry.file_name());
-            std::fs::copy(entry.path(), &to).unwrap();
-            std::os::unix::fs::chown(&to, Some(ORDINARY), Some(ORDINARY)).unwrap();
-        }
-        std::os::unix::fs::chown(&machine, Some(ORDINARY), Some(ORDINARY)).unwrap();
-        Self { folder }
-    }
-
-    /// A supervisor of that user, in these control groups.
-    fn paths(&self, groups: &[PathBuf]) -> SupervisorPaths {
-        let supervisor = self.folder.path().join("supervisor");
-        let enter = |group: &PathBuf| format!("echo $$ >{}/cgroup.procs\n", group.display());
-        let script = format!(
-            "#!/bin/sh\n{}exec setpriv --reuid {ORDINARY} --regid {ORDINARY} --clear-groups {} \"$@\"\n",
-            groups.iter().map(enter).collect::<String>(),
-            self.folder.path().join("sandbox").display()
-        );
-        std::fs::write(&supervisor, script).unwrap();
-        std::fs::set_permissions(&supervisor, PermissionsExt::from_mode(0o755)).unwrap();
-        SupervisorPaths {
-            supervisor,
-            driver: DriverKind::Gvisor { runsc: self.folder.path().join("runsc"), browser: None },
-            root_file_system: self.folder.path().join("root"),
-            simulated_chip: Some(self.folder.path().join("machine")),
-        }
-    }
-}
-
-/// Groups that belong to the ordinary user, as a service manager delegates them.
-struct Delegated(Vec<PathBuf>);
-
-impl Delegated {
-    fn new() -> Self {
-        let name = format!("toani-delegated-{}", std::process::id());
-        let within = |list: &str| common::group_of("self", list).map(|group| group.join(&name));
-        let groups: Vec<_> = match (within("memory"), within("pids")) {
-            (Some(memory), Some(pids)) => vec![memory, pids],
-            _ => vec![within("").unwrap()],
-        };
-        for group in &groups {
-            std::fs::create_dir(group).unwrap();
-            for entry in std::fs::read_dir(group).unwrap().flatten() {
-                std::os::unix::fs::chown(entry.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
-            }
-            std::os::unix::fs::chown(group, Some(ORDINARY), Some(ORDINARY)).unwrap();
-        }
-        Self(groups)
-    }
-}
-
-impl Drop for Delegated {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            let _ = std::fs::remove_dir(group);
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_ordinary_user_has_containers_where_groups_are_delegated_and_else_the_remedy() {
-    if !rustix::process::geteuid().is_root() {
-        // Then all other tests say so.
-        return;
-    }
-    let user = Ordinary::new();
-    let why = match SupervisorClient::spawn(&user.paths(&[])).await {
-        Err(SpawnError::CannotStart(why)) => why,
-        _ => panic!("containers without a limit of memory"),
-    };
-    assert!(why.contains("Delegate=yes"), "{why}");
-
-    let delegated = Delegated::new();
-    let bench = Bench::new(user.paths(&delegated.0)).await;
-    let upstream = common::upstream::Upstream::start().await;
-    let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
-    assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
-    bench.ended().await;
 }

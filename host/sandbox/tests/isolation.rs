@@ -5,22 +5,26 @@
 mod common;
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use common::{
-    Bench, connector, drivers,
-    enclave::{self, authority},
+    Bench, connector, drivers, enclave, limit, memory_of_all,
+    ordinary::{Delegated, ORDINARY, Ordinary, enter},
     paths, probe,
     probe::{connecting, expect_isolated, probed},
-    status, until,
+    runtimes, status, until,
     upstream::Upstream,
     waiting,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use toani_protocol::{job::JobEnd, plan::Plan, policy::Injection};
-use toani_sandbox::{SpawnError, SupervisorClient, SupervisorPaths};
+use toani_sandbox::{DriverKind, SpawnError, SupervisorClient, SupervisorPaths};
 
 /// A plan that tells the probe what to ask the door.
 fn asking(upstream: &Upstream, line: &str) -> Plan {
@@ -42,13 +46,17 @@ fn expect_nobody(pid: u32, outside: &str) {
         is(set, "0000000000000000");
     }
     assert!(status(pid, "NSpid:").unwrap().ends_with("\t1"));
+    assert_eq!(limit(pid, "memory", "memory.limit_in_bytes", "memory.max"), 512 << 20);
+    assert_eq!(limit(pid, "pids", "pids.max", "pids.max"), 32 + 1);
+    let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "1000", "it goes before the plane");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let limit = |name: &str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().split_whitespace().next().unwrap().to_owned()
     };
     assert_eq!(limit("Max core file size"), "0");
-    assert_eq!(limit("Max file size"), "0");
+    assert_eq!(limit("Max file size"), ((16 << 20) + 1).to_string());
     assert_eq!(limit("Max open files"), "32");
     assert_eq!(limit("Max processes"), "32");
     assert_eq!(limit("Max address space"), (512 << 20).to_string());
@@ -60,14 +68,19 @@ fn expect_apart(pid: u32) {
         let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).unwrap();
         assert_ne!(of(&pid.to_string()), of("self"), "{name}");
     }
-    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
-    assert_eq!(root.count(), 0);
+    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap().flatten();
+    assert_eq!(root.map(|entry| entry.file_name()).collect::<Vec<_>>(), ["tmp"]);
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
-    assert_eq!(mounts.lines().count(), 1, "{mounts}");
-    let options = mounts.split(' ').nth(3).unwrap();
-    for option in ["ro", "nosuid", "nodev", "noexec"] {
-        assert!(options.split(',').any(|one| one == option), "{options}");
+    let mut mounts = mounts.lines();
+    for (place, own) in [("/", "ro"), ("/tmp", "rw")] {
+        let mut words = mounts.next().unwrap().split(' ').skip(1);
+        assert_eq!(words.next().unwrap(), place);
+        let options = words.nth(1).unwrap();
+        for option in [own, "nosuid", "nodev", "noexec"] {
+            assert!(options.split(',').any(|one| one == option), "{place}: {options}");
+        }
     }
+    assert_eq!(mounts.next(), None);
     let owner = std::fs::metadata(format!("/proc/{pid}/environ")).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!(owner.uid(), 0, "not dumpable: /proc belongs to root");
@@ -114,6 +127,31 @@ async fn a_container_is_what_it_should_be_from_outside() {
     let (outcome, ()) = tokio::join!(bench.run(&plan, b"hang"), looked);
     assert_eq!(outcome.end, JobEnd::TimedOut, "a reply is one that ends");
     bench.containers(waiting(1)).await;
+}
+
+/// The sum of their own limits may be more than the machine has.
+#[tokio::test]
+async fn all_containers_together_have_a_part_of_the_machines_memory() {
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    for driver in drivers() {
+        let bench = Bench::under(&driver, probe()).await;
+        let container = match driver {
+            DriverKind::Native => bench.containers(waiting(1)).await[0],
+            _ => {
+                let supervisor = bench.client.pid();
+                until("one waits", || !runtimes(supervisor, "boot").is_empty()).await;
+                runtimes(supervisor, "boot")[0]
+            }
+        };
+        let group = memory_of_all(container);
+        let limit = std::fs::read_to_string(group.join("memory.limit_in_bytes"));
+        let limit = limit.or_else(|_| std::fs::read_to_string(group.join("memory.max"))).unwrap();
+        let limit: u64 = limit.trim().parse().unwrap();
+        let three_quarters = kib * 1024 / 4 * 3;
+        assert!(limit <= three_quarters && limit > three_quarters - (4 << 20), "{limit}");
+    }
 }
 
 #[tokio::test]
@@ -171,7 +209,7 @@ async fn another_root_file_system_than_the_one_that_is_here_runs_nothing() {
 /// A program that another user may run too, in the place of the supervisor.
 fn instead_of_supervisor(folder: &Path, name: &str, script: &str) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\nexec {script} \"$@\"\n")).unwrap();
+    std::fs::write(&path, format!("#!/bin/sh\n{script} \"$@\"\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
 }
@@ -182,39 +220,31 @@ fn open_folder() -> tempfile::TempDir {
     folder
 }
 
-#[tokio::test]
-async fn it_isolates_for_an_ordinary_user_too() {
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_user_has_containers_where_groups_are_delegated_and_else_the_remedy() {
     if !is_root() {
         // Then all other tests say so.
         return;
     }
-    let folder = open_folder();
-    let supervisor = folder.path().join("toani-sandbox");
-    std::fs::copy(env!("CARGO_BIN_EXE_toani-sandbox"), &supervisor).unwrap();
-    let connector = folder.path().join("probe");
-    std::fs::copy(probe(), &connector).unwrap();
-    // The same machine, as a folder of that user's.
-    authority().snp_root().unwrap();
-    let machine = folder.path().join("machine");
-    std::fs::create_dir(&machine).unwrap();
-    for entry in std::fs::read_dir(enclave::machine()).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), machine.join(entry.unwrap().file_name()));
-        std::fs::copy(from, &to).unwrap();
-        std::os::unix::fs::chown(&to, Some(1234), Some(1234)).unwrap();
-    }
-    std::os::unix::fs::chown(&machine, Some(1234), Some(1234)).unwrap();
-    let script =
-        format!("setpriv --reuid 1234 --regid 1234 --clear-groups {}", supervisor.display());
-    let bench = Bench::new(SupervisorPaths {
-        supervisor: instead_of_supervisor(folder.path(), "ordinary", &script),
-        simulated_chip: Some(machine),
-        ..paths(connector)
-    })
-    .await;
-    assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with("1234\t"));
+    let user = Ordinary::new();
     let upstream = Upstream::start().await;
-    expect_isolated(probed(&bench, upstream.plan("/ok", None)).await);
-    bench.containers(waiting(1)).await;
+    for driver in drivers() {
+        let why = cannot_start(&user.paths(&driver, &[])).await;
+        assert!(why.contains("memory has no limit") && why.contains("Delegate=yes"), "{why}");
+
+        let delegated = Delegated::to(ORDINARY);
+        let bench = Bench::new(user.paths(&driver, &delegated.0)).await;
+        let own = ORDINARY.to_string();
+        assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with(&own));
+        let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
+        assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
+        if driver == DriverKind::Native {
+            for container in bench.isolated(waiting(1)).await {
+                expect_nobody(container, &own);
+            }
+        }
+        bench.ended().await;
+    }
 }
 
 async fn cannot_start(paths: &SupervisorPaths) -> String {
@@ -239,12 +269,15 @@ async fn a_connector_with_shared_libraries_is_refused_with_the_remedy() {
 async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
     let folder = open_folder();
     let supervisor = env!("CARGO_BIN_EXE_toani-sandbox");
+    // Root of a user namespace may not what root may.
+    let delegated = Delegated::to(rustix::process::geteuid().as_raw());
+    let enter = enter(&delegated.0);
     for (name, script, expected) in [
-        ("root", format!("unshare -Ur {supervisor}"), "CAP_SETUID"),
+        ("root", format!("{enter}exec unshare -Ur {supervisor}"), "CAP_SETUID"),
         (
             "none",
             format!(
-                "unshare -U --map-user=1000 --keep-caps sh -c \
+                "{enter}exec unshare -U --map-user=1000 --keep-caps sh -c \
                  'echo 0 >/proc/sys/user/max_user_namespaces; exec {supervisor} \"$@\"' sh"
             ),
             "max_user_namespaces",
@@ -256,5 +289,24 @@ async fn where_the_kernel_forbids_it_the_error_says_what_to_allow() {
         };
         let why = cannot_start(&paths).await;
         assert!(why.contains(expected), "{why}");
+    }
+}
+
+/// The supervisor and its launchers ask to be killed with their parent; one that is gone before they
+/// ask kills nobody.
+#[test]
+fn whoever_was_started_by_one_that_is_gone_ends_by_itself() {
+    let root = connector();
+    let supervise = ["supervise".as_ref(), "native".as_ref(), root.as_os_str()];
+    for words in [&supervise[..], &["native-launcher".as_ref()], &["gvisor-launcher".as_ref()]] {
+        let (stream, parents) = UnixStream::pair().unwrap();
+        drop(parents);
+        let output = Command::new(env!("CARGO_BIN_EXE_toani-sandbox"))
+            .args(words)
+            .stdin(OwnedFd::from(stream))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("was gone before"), "{words:?}: {said}");
     }
 }

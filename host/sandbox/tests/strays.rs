@@ -6,13 +6,13 @@ mod common;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use common::{Bench, all_runtimes, connector, gvisor, runtimes, until, upstream::Upstream};
+use common::{Bench, all_runtimes, children_of, connector, runtimes, until, upstream::Upstream};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, kill_process},
 };
 use toani_protocol::{job::JobEnd, plan::Plan};
-use toani_sandbox::pool::WAITING_MAX;
+use toani_sandbox::{DriverKind, pool::WAITING_MAX};
 
 /// How many executions; `./x test --long` asks for more.
 const EXECUTIONS: usize = 50;
@@ -22,7 +22,7 @@ const KILL_EVERY: usize = 5;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
-    /// Those that run a runtime from a supervisor's folder.
+    /// Those that run a runtime from a supervisor's folder, or a connector from memory.
     processes: BTreeSet<u32>,
     folders: BTreeSet<PathBuf>,
     groups: BTreeSet<PathBuf>,
@@ -35,12 +35,22 @@ impl Found {
         let mut groups = BTreeSet::new();
         collect_groups("/sys/fs/cgroup".into(), &mut groups);
         Self {
-            processes: all_runtimes().into_iter().collect(),
+            processes: all_runtimes().into_iter().chain(all_native()).collect(),
             folders: ours(std::env::temp_dir()).collect(),
             groups,
             mounts: mounts.lines().count(),
         }
     }
+}
+
+/// Containers of the native driver.
+fn all_native() -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        program.to_string_lossy().contains("memfd:toani-connector")
+    })
 }
 
 /// Entries of a folder that are a supervisor's.
@@ -78,26 +88,40 @@ async fn succeeds(bench: &Bench, plan: &Plan) -> bool {
     succeeded
 }
 
+/// Who is killed in the middle of an execution: each kind in turn.
+fn victims(driver: &DriverKind, bench: &Bench, number: usize) -> Vec<u32> {
+    let supervisor = bench.client.pid();
+    match (number % (4 * KILL_EVERY), driver) {
+        (0, _) => vec![supervisor],
+        (5, DriverKind::Native) => vec![bench.launcher()],
+        (10 | 15, DriverKind::Native) => children_of(bench.launcher()),
+        (5, _) => runtimes(supervisor, "run"),
+        (10, _) => runtimes(supervisor, "boot"),
+        (15, _) => runtimes(supervisor, ""),
+        _ => Vec::new(),
+    }
+}
+
+/// One driver after the other: each looks for what anybody has left on this machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_behind() {
+    for driver in common::drivers() {
+        nothing_is_left_behind_by(&driver).await;
+    }
+}
+
+async fn nothing_is_left_behind_by(driver: &DriverKind) {
     let executions = std::env::var(EXECUTIONS_VARIABLE);
     let executions = executions.map_or(EXECUTIONS, |number| number.parse().unwrap());
     let upstream = Upstream::start().await;
     let plan = upstream.plan("/ok", None);
-    let driver = gvisor();
     // Clears away what runs of before have left that were killed themselves.
-    Bench::under(&driver, connector()).await.ended().await;
+    Bench::under(driver, connector()).await.ended().await;
     let before = Found::now();
-    let mut bench = Bench::under(&driver, connector()).await;
+    let mut bench = Bench::under(driver, connector()).await;
     let mut kills = 0;
     for number in 1..=executions {
-        let victims = match number % (4 * KILL_EVERY) {
-            0 => vec![bench.client.pid()],
-            5 => runtimes(bench.client.pid(), "run"),
-            10 => runtimes(bench.client.pid(), "boot"),
-            15 => runtimes(bench.client.pid(), ""),
-            _ => Vec::new(),
-        };
+        let victims = victims(driver, &bench, number);
         kills += victims.len();
         let running = bench.try_run(&plan, b"");
         let (end, ()) =
@@ -107,7 +131,7 @@ async fn nothing_is_left_behind() {
             Err(_) => {
                 // Its supervisor was killed; the next one finds what it has left.
                 bench.client.gone().await;
-                bench = Bench::under(&driver, connector()).await;
+                bench = Bench::under(driver, connector()).await;
             }
         }
         // A container that was met while it waited may get a job before its end is noticed. Then

@@ -22,9 +22,11 @@ use toani_protocol::{
 use toani_sandbox::{
     DriverKind,
     driver::{Driver, Kind, Parked},
+    ending::Ended,
     execution::Work,
-    gvisor::{Ended, Gvisor},
+    gvisor::Gvisor,
     root::Roots,
+    share::Share,
 };
 use tokio::runtime::Runtime;
 
@@ -33,6 +35,8 @@ const ROUNDS: usize = 30;
 const CONTAINERS: usize = 40;
 const AT_ONCE: usize = 2;
 const HELD: usize = 50;
+/// Longest time for all containers to end.
+const END: Duration = Duration::from_secs(60);
 
 #[allow(clippy::print_stdout, reason = "the benchmark's result")]
 fn main() -> anyhow::Result<()> {
@@ -65,7 +69,7 @@ impl Bench {
         let driver = DriverKind::Gvisor { runsc: self.programs.join("runsc"), browser: None };
         let roots = Roots::open(&connector, &driver)?;
         let (runsc, sandbox) = (self.programs.join("runsc"), self.programs.join("toani-sandbox"));
-        Ok(self.runtime.block_on(Gvisor::start(&roots, &runsc, &sandbox))?)
+        Ok(self.runtime.block_on(Gvisor::start(&roots, &runsc, &sandbox, Share::default()))?)
     }
 
     /// A driver for as long as `with` takes, and until nothing of it is left.
@@ -73,7 +77,7 @@ impl Bench {
         let (driver, ended) = self.start()?;
         let result = with(&driver);
         drop(driver);
-        ended.wait();
+        ended.wait(END);
         result
     }
 
@@ -125,7 +129,7 @@ impl Bench {
         };
         self.runtime.block_on(async { tokio::try_join!(one(), one()) })?;
         drop(driver);
-        ended.wait();
+        ended.wait(END);
         let ours = per_second(CONTAINERS, began.elapsed());
         let began = Instant::now();
         let loops: Vec<_> = (0..AT_ONCE).map(|_| peers.runsc_loop(CONTAINERS / AT_ONCE)).collect();

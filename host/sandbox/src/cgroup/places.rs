@@ -51,6 +51,13 @@ fn version_2(mounts: &str, own: &str) -> Option<Vec<PathBuf>> {
     Some(mount.upwards(group))
 }
 
+/// This process's own group in version 2, if that is mounted at all.
+#[cfg(test)]
+pub(super) fn own_group_2() -> Option<PathBuf> {
+    let (mounts, own) = (fs::read_to_string(MOUNTS).ok()?, fs::read_to_string(OWN).ok()?);
+    version_2(&mounts, &own)?.into_iter().next()
+}
+
 /// One line of mountinfo (proc_pid_mountinfo(5)).
 struct Mount<'a> {
     /// Which part of the hierarchy is mounted.

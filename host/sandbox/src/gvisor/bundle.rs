@@ -8,25 +8,17 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde_json::{Value, json};
 use toani_protocol::policy::RootName;
 
-use super::workspace::Workspace;
 use crate::{
+    confinement::{REPORT, Runs},
     driver::{Kind, NOBODY, Size},
     root::PROGRAM,
     syscalls::{self, Allowed, Condition},
+    workspace::Workspace,
 };
 
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 /// All but that of users, which the runtime makes by itself.
 const NAMESPACES: [&str; 5] = ["pid", "network", "ipc", "uts", "mount"];
-
-/// What runs in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Runs {
-    /// The connector, with its system calls filtered: it waits for a job.
-    Connector,
-    /// The same program without the filter, which could tell of nothing with it.
-    Report,
-}
 
 /// What is allowed to what a root file system holds.
 struct Allows {
@@ -68,7 +60,7 @@ fn config(workspace: &Workspace, kind: Kind, runs: Runs) -> Value {
             linux["seccomp"] = seccomp(calls);
             json!([program])
         }
-        Runs::Report => json!([program, "confinement"]),
+        Runs::Report => json!([program, REPORT]),
     };
     let limit = |kind: &str, most: u64| json!({ "type": kind, "hard": most, "soft": most });
     json!({

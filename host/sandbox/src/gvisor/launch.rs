@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit},
+    process::{Resource, Rlimit, setrlimit},
     thread::set_no_new_privs,
 };
 use tokio::{
@@ -27,7 +27,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::{descriptors, driver::DOOR_FD};
+use crate::{descriptors, driver::DOOR_FD, lifeline};
 
 /// The argument that makes `toani-sandbox` start a runtime.
 pub const LAUNCHER_MODE: &str = "gvisor-launcher";
@@ -129,7 +129,7 @@ pub fn launcher(arguments: &[OsString]) -> anyhow::Result<()> {
 }
 
 fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    lifeline::follow(rustix::stdio::stdin())?;
     let end = arguments.iter().position(|argument| argument == END_OF_GROUPS);
     let (groups, rest) = arguments.split_at(end.context("no groups are named")?);
     let [_, program, options @ .., bundle_option, bundle, id] = rest else {

@@ -1,14 +1,36 @@
-//! Landlock: no file, no port, nobody to signal, whatever else were to fail. The root is empty and
-//! the network has no interface; this holds for what a connector might still find a way to.
+//! Landlock: no file but in /tmp, no port, nobody to signal, whatever else were to fail. The root is
+//! empty and the network has no interface; this holds for what a connector might still find a way to.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
-    Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-/// Forbids this thread, and all that it will start, every file. Kernels that know more than files
+/// What may be done in the one folder: nothing is executed, linked or moved between folders, and there
+/// is no socket, pipe or device in it.
+fn of_a_folder() -> BitFlags<AccessFs> {
+    AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::ReadDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+}
+
+/// That the rules could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Rules(#[from] RulesetError),
+    #[error(transparent)]
+    Folder(#[from] landlock::PathFdError),
+}
+
+/// Forbids this thread, and all that it will start, every file but those in `folder`. Kernels that know more than files
 /// (5.13) forbid ports (6.7), and signals and abstract sockets of others (6.12) too.
-pub(super) fn forbid() -> Result<(), RulesetError> {
+pub(super) fn forbid_all_but(folder: &str) -> Result<(), Refused> {
     let files = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))?;
@@ -17,13 +39,17 @@ pub(super) fn forbid() -> Result<(), RulesetError> {
         .handle_access(AccessFs::from_all(ABI::V6))?
         .handle_access(AccessNet::from_all(ABI::V6))?
         .scope(Scope::from_all(ABI::V6))?;
-    // No rule: nothing of it is allowed.
-    all.create()?.restrict_self().map(drop)
+    // One rule: nothing else of it is allowed.
+    let folder = PathBeneath::new(PathFd::new(folder)?, of_a_folder());
+    all.create()?.add_rule(folder)?.restrict_self()?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::ErrorKind, net::TcpListener};
+    use std::{
+        fs::File, io::ErrorKind, net::TcpListener, os::unix::fs::PermissionsExt, process::Command,
+    };
 
     use super::*;
 
@@ -37,14 +63,19 @@ mod tests {
             (opened, connected.map_err(|error| error.kind()))
         };
         assert_eq!(tries(), (Ok(()), Ok(())));
+        let folder = tempfile::tempdir().unwrap();
+        let within = folder.path().join("file");
         // Of one thread alone.
         let restricted = std::thread::spawn(move || {
-            forbid().unwrap();
-            tries()
+            forbid_all_but(folder.path().to_str().unwrap()).unwrap();
+            File::create(&within).unwrap();
+            std::fs::set_permissions(&within, PermissionsExt::from_mode(0o755)).unwrap();
+            let ran = Command::new(&within).status().map(drop);
+            (tries(), ran.map_err(|error| error.kind()))
         });
         let denied = Err(ErrorKind::PermissionDenied);
-        let (opened, connected) = restricted.join().unwrap();
-        assert_eq!(opened, denied);
+        let ((opened, connected), ran) = restricted.join().unwrap();
+        assert_eq!((opened, ran), (denied, denied));
         // From 6.7 on; an older kernel has an empty network namespace to say the same.
         let known = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut numbers = known.split('.').map(|number| number.parse::<u32>().unwrap_or(0));

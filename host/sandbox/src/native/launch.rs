@@ -6,18 +6,22 @@
 
 use std::{
     convert::Infallible,
+    ffi::CString,
     fs::File,
     io::Write,
     os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{Mode, mkdir},
     io::fcntl_dupfd_cloexec,
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount,
+        unmount,
+    },
     process::{
-        DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, getegid, geteuid, pivot_root,
-        set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask,
+        DumpableBehavior, Gid, PidfdFlags, Resource, Rlimit, Uid, chdir, getegid, geteuid, getpid,
+        pidfd_open, pivot_root, set_dumpable_behavior, setrlimit, setsid, umask,
     },
     thread::{
         CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags,
@@ -36,17 +40,25 @@ use super::{
     step::{At, Step, StepFailed},
     sys::{self, Side},
 };
-use crate::driver::{DOOR_FD, NOBODY};
+use crate::{
+    confinement::{REPORT, Runs},
+    driver::{DOOR_FD, NOBODY},
+    lifeline,
+};
 
 /// From where it is executed; closed by that.
 const EXEC_FD: i32 = 4;
 /// Copies of descriptors go here while the low numbers are arranged.
 const SPARE_FD: i32 = 16;
 const OPEN_FILES_MAX: u64 = 32;
+/// Files and folders in /tmp, itself among them.
+const TMP_FILES_MAX: u32 = 1_024;
 /// Processor time, beyond the longest execution.
 const CPU_S_EXTRA: u64 = 5;
 
 struct Launcher {
+    /// Of the launcher's own process, which is the parent of all that it starts.
+    own: OwnedFd,
     control: OwnedFd,
     connector: OwnedFd,
     null: OwnedFd,
@@ -58,9 +70,10 @@ struct Launcher {
 /// # Errors
 /// What the launcher needs is not there.
 pub fn launcher() -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    lifeline::follow(rustix::stdio::stdin())?;
     sys::reap_children(true)?;
     let launcher = Launcher {
+        own: pidfd_open(getpid(), PidfdFlags::empty())?,
         control: rustix::stdio::stdin().try_clone_to_owned()?,
         connector: rustix::stdio::stdout().try_clone_to_owned()?,
         null: File::options().read(true).write(true).open("/dev/null")?.into(),
@@ -91,8 +104,9 @@ impl Launcher {
         Report::send_failure(order.report.as_fd(), failed);
     }
 
-    /// The first copy: new namespaces, then the second copy.
+    /// The first copy: the container's control group, new namespaces, then the second copy.
     fn enter(&self, order: &Order) -> Result<Infallible, StepFailed> {
+        enter_groups(&order.groups).at(Step::ControlGroup)?;
         become_nobody().at(Step::OutsideUser)?;
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         sys::unshare(UnshareFlags::NEWUSER).at(Step::UserNamespace)?;
@@ -118,23 +132,32 @@ impl Launcher {
     /// The second copy: process 1 of the container.
     fn become_connector(&self, order: &Order) -> Result<Infallible, StepFailed> {
         setsid().at(Step::Session)?;
-        // The supervisor kills the launcher by its own end, and that kills this process. Should
-        // the launcher have ended before this line, the job's stream ends instead.
-        set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Session)?;
+        // The supervisor kills the launcher by its own end, and that kills this process.
+        lifeline::follow_process(&self.own).at(Step::Launcher)?;
         sys::reap_children(false).at(Step::Session)?;
         umask(Mode::from_raw_mode(0o077));
-        empty_root().at(Step::Root)?;
+        empty_root(order.limits).at(Step::Root)?;
         rustix::system::sethostname(b"sandbox").at(Step::HostName)?;
         rustix::system::setdomainname(b"").at(Step::HostName)?;
         self.arrange_descriptors(order).at(Step::Descriptors)?;
         limit(order.limits).at(Step::Limits)?;
         drop_capabilities().at(Step::Capabilities)?;
         set_no_new_privs(true).at(Step::NoNewPrivileges)?;
-        landlock::forbid().map_err(|_| rustix::io::Errno::OPNOTSUPP).at(Step::Landlock)?;
-        seccompiler::apply_filter(&self.filter)
-            .map_err(|_| rustix::io::Errno::INVAL)
-            .at(Step::Filter)?;
-        Err(sys::execute(EXEC_FD, c"toani-connector")).at(Step::Exec)
+        landlock::forbid_all_but("/tmp")
+            .map_err(|_| rustix::io::Errno::OPNOTSUPP)
+            .at(Step::Landlock)?;
+        let argument = match order.runs {
+            Runs::Report => {
+                Some(CString::new(REPORT).map_err(std::io::Error::from).at(Step::Exec)?)
+            }
+            Runs::Connector => {
+                seccompiler::apply_filter(&self.filter)
+                    .map_err(|_| rustix::io::Errno::INVAL)
+                    .at(Step::Filter)?;
+                None
+            }
+        };
+        Err(sys::execute(EXEC_FD, c"toani-connector", argument.as_deref())).at(Step::Exec)
     }
 
     /// 0 and 1 the job's stream, 2 nothing, 3 the door, 4 the program. The rest is closed by exec.
@@ -150,6 +173,15 @@ impl Launcher {
         sys::place(&connector, EXEC_FD, true)?;
         sys::close_on_exec_from(EXEC_FD.unsigned_abs())
     }
+}
+
+/// From here on whatever this process and its children use counts as the container's.
+fn enter_groups(groups: &[OwnedFd]) -> std::io::Result<()> {
+    for group in groups {
+        rustix::io::write(group, b"0")?;
+    }
+    // Where all of the machine's memory is used up, a container goes before the plane.
+    write_to("/proc/self/oom_score_adj", "1000")
 }
 
 /// As root: no groups, and user 65534 outside as well. A user namespace of root's would own root's
@@ -177,33 +209,44 @@ fn write_to(path: &str, text: &str) -> std::io::Result<()> {
     File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// A root with nothing in it, to which nothing can be added, and no way back to the old one.
-fn empty_root() -> rustix::io::Result<()> {
+/// A root with nothing in it but /tmp, to which nothing can be added, and no way back to the old one.
+fn empty_root(limits: Limits) -> std::io::Result<()> {
     // Any folder that surely exists: it is only where the new root hangs until it is the root.
     const HERE: &str = "/proc";
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("none", HERE, "tmpfs", flags, c"size=4k,nr_inodes=1,mode=0555")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("none", HERE, "tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")?;
     chdir(HERE)?;
+    mkdir("tmp", Mode::empty())?;
+    // In memory, which counts as the container's, and gone with its mount namespace. A size of
+    // nothing would be no limit.
+    let (access, size) = match limits.tmp_mib() {
+        0 => (MountFlags::RDONLY, "4k".to_owned()),
+        mib => (MountFlags::empty(), format!("{mib}m")),
+    };
+    let options = CString::new(format!("size={size},nr_inodes={TMP_FILES_MAX},mode=1777"))?;
+    mount("none", "tmp", "tmpfs", flags | access, options.as_c_str())?;
+    mount_remount(".", flags | MountFlags::RDONLY, c"")?;
     // With both the same, the old root ends up on top of the new one, and is taken off.
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
-    chdir("/")
+    Ok(chdir("/")?)
 }
 
 fn limit(limits: Limits) -> rustix::io::Result<()> {
     let memory = limits.memory_bytes();
     let cpu_s = u64::from(EXECUTION_MS_MAX / 1000).saturating_add(CPU_S_EXTRA);
     for (resource, most) in [
-        // Not what it uses, but what it could: a memory limit proper needs a cgroup.
+        // Not what it uses, which is its group's limit, but what it could: below it a program is told
+        // that there is no more.
         (Resource::As, memory),
         (Resource::Data, memory),
         (Resource::Nproc, limits.processes()),
         (Resource::Nofile, OPEN_FILES_MAX),
         (Resource::Cpu, cpu_s),
         (Resource::Core, 0),
-        (Resource::Fsize, 0),
+        (Resource::Fsize, limits.file_bytes()),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),
         (Resource::Sigpending, 0),

@@ -7,12 +7,11 @@ use rustix::{io::Errno, net::SendFlags};
 
 use super::step::{Step, StepFailed};
 use crate::{
+    confinement::Runs,
     descriptors::{receive, send},
     driver::Size,
 };
 
-/// Descriptors of an order: the job's stream, the door, the report.
-const ORDER_FDS: usize = 3;
 const MIB: u64 = 1024 * 1024;
 /// Below this not even the connector's program fits.
 const MEMORY_MIB_MIN: u32 = 32;
@@ -23,6 +22,7 @@ const MEMORY_MIB_MAX: u32 = 8192;
 pub(super) struct Limits {
     memory_mib: u32,
     processes: u32,
+    tmp_mib: u32,
 }
 
 impl Limits {
@@ -30,6 +30,7 @@ impl Limits {
         Self {
             memory_mib: size.memory_mib.clamp(MEMORY_MIB_MIN, MEMORY_MIB_MAX),
             processes: size.processes,
+            tmp_mib: size.tmp_mib,
         }
     }
 
@@ -37,48 +38,63 @@ impl Limits {
         u64::from(self.memory_mib) * MIB
     }
 
+    /// Of /tmp; nothing can be written to one of 0.
+    pub(super) fn tmp_mib(self) -> u32 {
+        self.tmp_mib
+    }
+
+    /// Of one file: more than fits into /tmp, so that a full one is what says so.
+    pub(super) fn file_bytes(self) -> u64 {
+        let bytes = u64::from(self.tmp_mib) * MIB;
+        if bytes == 0 { 0 } else { bytes + 1 }
+    }
+
     pub(super) fn processes(self) -> u64 {
         self.processes.into()
     }
 }
 
-/// One container to start.
+/// One container to start. Its groups are one in each hierarchy, of which there is one or there are two.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) limits: Limits,
+    pub(super) runs: Runs,
     pub(super) job: OwnedFd,
     pub(super) door: OwnedFd,
     pub(super) report: OwnedFd,
+    /// Who writes to them is in the container's control group.
+    pub(super) groups: Vec<OwnedFd>,
 }
 
 impl Order {
     pub(super) fn send(&self, control: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let Limits { memory_mib, processes } = self.limits;
-        let [a, b, c, d] = memory_mib.to_le_bytes();
-        let [e, f, g, h] = processes.to_le_bytes();
-        let fds = [self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
-        send(control, &[a, b, c, d, e, f, g, h], &fds)
+        let Limits { memory_mib, processes, tmp_mib } = self.limits;
+        let reports = u32::from(self.runs == Runs::Report);
+        let numbers = [memory_mib, processes, tmp_mib, reports].map(u32::to_le_bytes);
+        let mut fds = vec![self.job.as_fd(), self.door.as_fd(), self.report.as_fd()];
+        fds.extend(self.groups.iter().map(OwnedFd::as_fd));
+        send(control, numbers.as_flattened(), &fds)
     }
 
     /// `None` when the supervisor is gone.
     pub(super) fn receive(control: BorrowedFd<'_>) -> rustix::io::Result<Option<Self>> {
-        let mut bytes = [0; 8];
-        let (length, fds) = receive(control, &mut bytes)?;
+        let mut numbers = [[0; 4]; 4];
+        let (length, fds) = receive(control, numbers.as_flattened_mut())?;
         if length == 0 {
             return Ok(None);
         }
-        let [a, b, c, d, e, f, g, h] = bytes;
-        let Ok([job, door, report]) = <[OwnedFd; ORDER_FDS]>::try_from(fds) else {
+        let [memory_mib, processes, tmp_mib, reports] = numbers.map(u32::from_le_bytes);
+        let mut fds = fds.into_iter();
+        let (Some(job), Some(door), Some(report)) = (fds.next(), fds.next(), fds.next()) else {
             return Err(Errno::PROTO);
         };
         Ok(Some(Self {
-            limits: Limits {
-                memory_mib: u32::from_le_bytes([a, b, c, d]),
-                processes: u32::from_le_bytes([e, f, g, h]),
-            },
+            limits: Limits { memory_mib, processes, tmp_mib },
+            runs: if reports == 0 { Runs::Connector } else { Runs::Report },
             job,
             door,
             report,
+            groups: fds.collect(),
         }))
     }
 }

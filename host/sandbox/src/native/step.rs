@@ -21,10 +21,12 @@ pub(super) enum Step {
     Landlock,
     Filter,
     Exec,
+    ControlGroup,
+    Launcher,
 }
 
 impl Step {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Descriptors,
         Self::OutsideUser,
         Self::UserNamespace,
@@ -40,6 +42,8 @@ impl Step {
         Self::Landlock,
         Self::Filter,
         Self::Exec,
+        Self::ControlGroup,
+        Self::Launcher,
     ];
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
@@ -67,6 +71,8 @@ impl Step {
             Self::Landlock => "forbidding files by Landlock",
             Self::Filter => "installing the system call filter",
             Self::Exec => "executing the connector",
+            Self::ControlGroup => "entering the control group",
+            Self::Launcher => "following the launcher into its end",
         }
     }
 
@@ -92,6 +98,10 @@ impl Step {
             (Self::Landlock, _) => {
                 "use a kernel of at least 5.13 with CONFIG_SECURITY_LANDLOCK, and `landlock` among \
                  its lsm= (see /sys/kernel/security/lsm)"
+            }
+            (Self::ControlGroup, _) => {
+                "start toani as root, or in a delegated group (systemd-run --user --scope -p \
+                 Delegate=yes toani serve)"
             }
             (Self::Filter, _) => "use a kernel with CONFIG_SECCOMP_FILTER",
             (Self::Exec, Errno::NOENT) => {
@@ -142,7 +152,7 @@ mod tests {
             assert_eq!(Step::from_byte(step.byte()), Some(step));
         }
         assert_eq!(Step::from_byte(0), None);
-        assert_eq!(Step::from_byte(16), None);
+        assert_eq!(Step::from_byte(18), None);
     }
 
     #[test]

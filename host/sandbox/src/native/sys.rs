@@ -70,10 +70,11 @@ pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Executes what stands behind descriptor `fd`, with one argument and no environment. Returns
-/// only if that fails.
-pub(super) fn execute(fd: i32, name: &CStr) -> io::Error {
-    let arguments = [name.as_ptr(), std::ptr::null()];
+/// Executes what stands behind descriptor `fd`, with its name, at most one argument and no
+/// environment. Returns only if that fails.
+pub(super) fn execute(fd: i32, name: &CStr, argument: Option<&CStr>) -> io::Error {
+    let argument = argument.map_or(std::ptr::null(), CStr::as_ptr);
+    let arguments = [name.as_ptr(), argument, std::ptr::null()];
     let environment = [std::ptr::null::<libc::c_char>()];
     // SAFETY: the path is empty and terminated, both arrays end with a null pointer, and all of
     // it lives until the call returns or this program's image is gone.

@@ -20,6 +20,7 @@ use toani_protocol::{
 use toani_sandbox::{DriverKind, Started, SupervisorClient, SupervisorPaths, root::Roots};
 
 pub(crate) mod enclave;
+pub(crate) mod ordinary;
 pub(crate) mod probe;
 pub(crate) mod upstream;
 
@@ -203,6 +204,19 @@ impl Bench {
         children[0]
     }
 
+    /// Waits until so many containers have become what they are to be, and no other process of the
+    /// launcher is there.
+    pub(crate) async fn isolated(&self, count: usize) -> Vec<u32> {
+        let launcher = self.launcher();
+        let are = || {
+            let children = children_of(launcher);
+            let filtered = |pid: &u32| status(*pid, "Seccomp:").as_deref() == Some("2");
+            children.len() == count && children.iter().all(filtered)
+        };
+        until("all wait", are).await;
+        children_of(launcher)
+    }
+
     /// Waits until these containers are all that there are: those that were used have ended.
     pub(crate) async fn containers(&self, count: usize) -> Vec<u32> {
         let launcher = self.launcher();
@@ -260,6 +274,21 @@ pub(crate) fn group_of(process: &str, controller: &str) -> Option<PathBuf> {
     let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
     let group = line.rsplit(':').next()?.trim_start_matches('/');
     Some(Path::new("/sys/fs/cgroup").join(controller).join(group))
+}
+
+/// The group of a container's supervisor, in which its containers have theirs.
+pub(crate) fn memory_of_all(pid: u32) -> PathBuf {
+    let own = group_of(&pid.to_string(), "memory").or_else(|| group_of(&pid.to_string(), ""));
+    own.unwrap().parent().unwrap().to_path_buf()
+}
+
+/// What a control group says, in either version of them.
+pub(crate) fn limit(pid: u32, controller: &str, one: &str, two: &str) -> u64 {
+    let file = match group_of(&pid.to_string(), controller) {
+        Some(group) => group.join(one),
+        None => group_of(&pid.to_string(), "").unwrap().join(two),
+    };
+    std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
 }
 
 /// All processes that run a copy of the runtime.

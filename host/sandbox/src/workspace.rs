@@ -1,5 +1,5 @@
-//! Where a supervisor keeps what its runtimes need, and how it is gone afterwards, also after a
-//! supervisor that was killed.
+//! What a supervisor has on its machine, a folder and a control group, and how both are gone
+//! afterwards, also after a supervisor that was killed.
 
 use std::{
     fs::{self, File},
@@ -13,14 +13,17 @@ use rustix::{
     process::geteuid,
 };
 use tempfile::TempDir;
-use toani_protocol::policy::RootName;
 
-use crate::cgroup::{Groups, NoGroups};
+use crate::{
+    cgroup::{Groups, NoGroups},
+    share::Share,
+};
 
 const PREFIX: &str = "toani-sandbox-";
 /// Names the control groups.
 const GROUPS: &str = "groups";
 const TRIES_MAX: usize = 8;
+const ID_BYTES: usize = 16;
 
 /// No workspace came about.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +36,7 @@ pub enum WorkspaceError {
 
 /// A folder and a control group of the same name.
 #[derive(Debug)]
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     // First: containers are in it, and their files are open.
     groups: Groups,
     folder: TempDir,
@@ -42,42 +45,40 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn create() -> Result<Self, WorkspaceError> {
+    pub(crate) fn create(share: Share) -> Result<Self, WorkspaceError> {
         let within = std::env::temp_dir();
         let failed = |error| WorkspaceError::Folder(within.clone(), error);
         sweep(&within);
         let (folder, lock) = locked(&within).map_err(failed)?;
-        for name in ["nothing", "containers"] {
-            fs::create_dir(folder.path().join(name)).map_err(failed)?;
-        }
-        let groups = Groups::create(&name(folder.path()))?;
+        let groups = Groups::create(&name(folder.path()), share)?;
         let recorded = groups.folders().map(|folder| format!("{}\n", folder.display()));
         fs::write(folder.path().join(GROUPS), recorded.collect::<String>()).map_err(failed)?;
         Ok(Self { groups, folder, _lock: lock })
     }
 
-    pub(super) fn groups(&self) -> &Groups {
+    pub(crate) fn groups(&self) -> &Groups {
         &self.groups
     }
 
-    /// The copy of the runtime that runs, whatever happens to the file that it was made of.
-    pub(super) fn runtime(&self) -> PathBuf {
-        self.folder.path().join("runsc")
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
     }
+}
 
-    /// The copy of a root file system's image.
-    pub(super) fn root(&self, name: RootName) -> PathBuf {
-        self.folder.path().join(name.as_str()).with_extension("erofs")
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // The folder names the groups for the next start, which clears them away.
+        if !self.groups.remove() {
+            self.folder.disable_cleanup(true);
+        }
     }
+}
 
-    /// An empty folder.
-    pub(super) fn nothing(&self) -> PathBuf {
-        self.folder.path().join("nothing")
-    }
-
-    pub(super) fn container(&self, id: &str) -> PathBuf {
-        self.folder.path().join("containers").join(id)
-    }
+/// Names a container. Of one length, because gVisor takes the beginning of an id for the whole.
+pub(crate) fn new_id() -> io::Result<String> {
+    let mut bytes = [0; ID_BYTES];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn name(folder: &Path) -> String {
@@ -132,22 +133,35 @@ fn left(folder: &Path) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::Limits;
 
     #[test]
     fn a_workspace_is_gone_with_its_owner_and_swept_without_it() {
-        let one = Workspace::create().unwrap();
-        let left = Workspace::create().unwrap();
+        let one = Workspace::create(Share::default()).unwrap();
+        let left = Workspace::create(Share::default()).unwrap();
         let (here, there) = (one.folder.path().to_path_buf(), left.folder.path().to_path_buf());
         // As if its supervisor had been killed: the lock is gone and nothing else.
-        let Workspace { groups, folder, _lock } = left;
-        let left_groups: Vec<_> = groups.folders().map(Path::to_path_buf).collect();
-        std::mem::forget(groups);
-        let _ = folder.keep();
-        drop(_lock);
-        let next = Workspace::create().unwrap();
+        let left_groups: Vec<_> = left.groups.folders().map(Path::to_path_buf).collect();
+        let lock = left._lock.try_clone().unwrap();
+        std::mem::forget(left);
+        flock(&lock, FlockOperation::Unlock).unwrap();
+        let next = Workspace::create(Share::default()).unwrap();
         assert!(here.exists() && !there.exists());
         assert!(left_groups.iter().all(|group| !group.exists()));
         drop((one, next));
         assert!(!here.exists());
+    }
+
+    #[test]
+    fn a_folder_stays_for_as_long_as_its_groups() {
+        let workspace = Workspace::create(Share::default()).unwrap();
+        let folder = workspace.path().to_path_buf();
+        let limits = Limits { memory_bytes: 64 << 20, threads: 8 };
+        // A group that is not dropped is one whose processes do not end.
+        std::mem::forget(workspace.groups().group("stays", limits).unwrap());
+        drop(workspace);
+        assert!(folder.join(GROUPS).exists(), "the next start finds what to clear away");
+        drop(Workspace::create(Share::default()).unwrap());
+        assert!(!folder.exists());
     }
 }
