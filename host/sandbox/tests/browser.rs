@@ -100,6 +100,36 @@ async fn a_browser_has_several_doors_and_each_connection_is_counted() {
     assert!(outcome.connections.iter().all(|opened| opened.port == upstream.port));
 }
 
+/// A browser may start processes and write files. What takes all of that has a definite end, and the
+/// next execution finds nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_all_there_is_harms_nobody() {
+    let upstream = Upstream::start().await;
+    let bench = Bench::under(&with_browser(&image(&browse())), connector()).await;
+    let mut plan = in_browser(upstream.plan("/ok", None));
+    (plan.class.processes, plan.class.tmp_mib) = (64, 8);
+    let open = b"HTTP/1.1 200 open\r\n\r\n".repeat(CONNECTIONS_MAX);
+    for word in ["forks", "tmp", "memory"] {
+        let outcome = bench.run(&plan, word.as_bytes()).await;
+        match (word, &outcome.end) {
+            ("forks", JobEnd::ConnectorFailed) | ("memory", JobEnd::ConnectorFailed) => {}
+            ("forks", JobEnd::Response { body, .. }) => {
+                let said = std::str::from_utf8(body).unwrap();
+                let (count, errno) = said.split_once(' ').unwrap();
+                assert!(count.parse::<u32>().unwrap() <= plan.class.processes, "{said}");
+                assert_eq!(errno, libc::EAGAIN.to_string());
+            }
+            ("tmp", JobEnd::Response { body, .. }) => {
+                assert_eq!(*body, format!("8 {}", libc::ENOSPC).into_bytes());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!outcome.connections.is_empty(), "{word}");
+        let next = bench.run(&plan, b"doors").await;
+        assert_eq!(next.end, JobEnd::Response { status: 200, body: open.clone() }, "{word}");
+    }
+}
+
 /// The image that `./x image browser` builds, with another first program.
 fn browsers_image(program: &Path) -> (tempfile::TempDir, PathBuf) {
     let programs = std::env::var_os("TOANI_PROGRAMS").map(PathBuf::from);

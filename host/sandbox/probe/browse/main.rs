@@ -1,11 +1,12 @@
 //! Runs in the connector's place in a root file system with a browser: opens all doors, tries what
-//! even a browser must not do, or lets the browser fill in a form, as the job's credential says. Its
-//! reply is what came of it.
+//! even a browser must not do, takes all that there is, or lets the browser fill in a form, as the job's
+//! credential says. Its reply is what came of it.
 
 #[path = "../calls.rs"]
 mod calls;
 mod doors;
 mod forward;
+mod greedy;
 
 use std::{
     fs::File,
@@ -27,6 +28,9 @@ use toani_protocol::{
 const VISIT: &str = include_str!("visit.js");
 
 fn main() -> io::Result<()> {
+    if std::env::args_os().nth(1).is_some_and(|word| word == greedy::STAY) {
+        greedy::stay();
+    }
     if std::env::args_os().count() > 1 {
         return io::stdout().write_all(toani_connectors::confinement::report().as_bytes());
     }
@@ -42,7 +46,10 @@ fn main() -> io::Result<()> {
 
     let body = match job.credential.as_slice() {
         b"doors" => open_all(doors, &plan)?,
-        b"tries" => tries(doors, &plan)?,
+        b"tries" => with_a_door(doors, &plan, tries)?,
+        b"forks" => with_a_door(doors, &plan, greedy::forks)?,
+        b"tmp" => with_a_door(doors, &plan, greedy::tmp)?,
+        b"memory" => with_a_door(doors, &plan, greedy::memory)?,
         _ => visit(doors, &plan)?,
     };
     let reply = wire::encode(&JobEnd::Response { status: 200, body }).unwrap_or_default();
@@ -59,16 +66,24 @@ fn open_all(doors: Vec<UnixStream>, plan: &Plan) -> io::Result<Vec<u8>> {
     Ok(answers)
 }
 
-/// One line for each try, after one door's answer: without a connection no reply counts.
-fn tries(mut doors: Vec<UnixStream>, plan: &Plan) -> io::Result<Vec<u8>> {
+/// After one door's answer: without a connection no reply counts.
+fn with_a_door(
+    mut doors: Vec<UnixStream>,
+    plan: &Plan,
+    act: impl FnOnce() -> String,
+) -> io::Result<Vec<u8>> {
     let door = doors.first_mut().ok_or(io::ErrorKind::NotFound)?;
     forward::ask(door, &plan.endpoint.to_string())?;
     // Some of them are closed below.
     std::mem::forget(doors);
+    Ok(act().into_bytes())
+}
+
+/// One line for each.
+fn tries() -> String {
     // A copy of this process would answer as well.
     let tries = calls::tries_but(&["clone", "clone3"]);
-    let line = |(name, errno): (&str, i32)| format!("{name} {errno}\n");
-    Ok(tries.into_iter().map(line).collect::<String>().into_bytes())
+    tries.into_iter().map(|(name, errno)| format!("{name} {errno}\n")).collect()
 }
 
 /// What the browser's script says.
