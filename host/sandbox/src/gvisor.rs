@@ -100,9 +100,9 @@ pub struct Gvisor {
 }
 
 impl Gvisor {
-    /// Copies the root file systems and the runtime, and tries containers. `sandbox` is
-    /// this program, which starts them; all containers have `share` together. Returns the driver, and what waits for the end of all that
-    /// it has started.
+    /// Copies the root file systems and the runtime, and tries containers. `sandbox` is this
+    /// program, which starts them, and all have `share` together. Returns the driver, and what waits
+    /// for the end of all that it has started.
     ///
     /// # Errors
     /// See [`StartError`].

@@ -1,12 +1,12 @@
-//! The native driver: namespaces, no capabilities, a system call filter, an empty root, a control
-//! group, limits.
+//! The native driver: namespaces, no capabilities, a system call filter, a root with nothing in it but
+//! `/tmp`, a control group, limits.
 //!
 //! Mandatory lines, each enforced or the driver does not start: new user, mount, pid, network,
 //! ipc, uts and cgroup namespaces; user and group 65534; no capability in any set; no new
-//! privileges; Landlock for all but /tmp; an allow-list of system calls; a read-only root with nothing in it but
-//! `/tmp`; no network; no descriptor
-//! but the job's stream and the door; a control group that bounds memory and processes; `/tmp` in
-//! memory; limits; a session of its own; no core, not dumpable.
+//! privileges; Landlock for all but `/tmp`; an allow-list of system calls; a read-only root with
+//! nothing in it but `/tmp`, which is memory; no network; no descriptor but the job's stream and the
+//! door; a control group that bounds memory and processes; limits; a session of its own; no core,
+//! not dumpable.
 
 use std::{
     fs::File,
@@ -186,8 +186,8 @@ impl Native {
         Ok((container, streams))
     }
 
-    /// One container that says what it is, and one that waits, looked at from outside. The steps have said that they worked; this checks
-    /// that together they are what they should be.
+    /// One container that says what it is, and one that waits, looked at from outside. The steps
+    /// have said that they worked; this checks that together they are what they should be.
     async fn try_out(&self) -> Result<(), StartError> {
         let size = Size::default();
         let report = self.report(size).await.map_err(StartError::CannotIsolate)?;

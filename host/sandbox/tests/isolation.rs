@@ -108,13 +108,13 @@ async fn a_container_is_what_it_should_be_from_outside() {
     let bench = Bench::new(paths(probe())).await;
     let mut plan = connecting(upstream.plan("/ok", Some(Injection::Bearer)));
     plan.class.timeout_ms = 3_000;
-    bench.containers(waiting(1)).await;
+    bench.isolated(waiting(1)).await;
     let looked = async {
         // It spins once it has connected.
         let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
         until("the probe connects", arrived).await;
         // Those that wait are as isolated as the one that runs; no other is prepared meanwhile.
-        for container in bench.containers(waiting(1)).await {
+        for container in bench.isolated(waiting(1)).await {
             if is_root() {
                 expect_nobody(container, "65534");
                 expect_apart(container);
@@ -138,7 +138,7 @@ async fn all_containers_together_have_a_part_of_the_machines_memory() {
     for driver in drivers() {
         let bench = Bench::under(&driver, probe()).await;
         let container = match driver {
-            DriverKind::Native => bench.containers(waiting(1)).await[0],
+            DriverKind::Native => bench.isolated(waiting(1)).await[0],
             _ => {
                 let supervisor = bench.client.pid();
                 until("one waits", || !runtimes(supervisor, "boot").is_empty()).await;
