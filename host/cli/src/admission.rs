@@ -13,14 +13,15 @@ use toani_protocol::{
     trust::TrustFile,
 };
 
-use toani_sandbox::root::Roots;
+use toani_sandbox::{DriverKind, root::Roots};
 
 use crate::{
+    chip,
     client::Client,
     home::Home,
     keys,
     output::Output,
-    sandbox::{Runtime, Sandbox},
+    sandbox::{Runtime, Sandbox, expect_agreement, level},
     serve::programs,
     tee,
 };
@@ -47,6 +48,10 @@ pub(crate) enum Admission {
         /// user's.
         #[arg(long, env = "TOANI_MACHINE")]
         machine: Option<PathBuf>,
+        /// The chip of an SEV-SNP guest, in 128 hexadecimal digits, as `snphost show identifier`
+        /// prints it; without it, the one that the VCEK of --certificates is for.
+        #[arg(long, value_name = "HEX", requires = "snp")]
+        chip: Option<String>,
     },
 }
 
@@ -56,22 +61,26 @@ pub(crate) async fn run(
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let Admission::Admit { sandbox, runtime, programs: given, machine } = command;
+    let Admission::Admit { sandbox, runtime, programs: given, machine, chip } = command;
     let programs = programs(given)?;
     let driver = runtime.driver(sandbox, &programs)?;
+    let trust = home.trust()?;
+    expect_agreement(&driver, &trust.snp_roots)?;
+    let chip = match &driver {
+        DriverKind::Vm(paths) if paths.is_snp() => chip::amd(chip.as_deref(), paths)?,
+        _ => simulated_chip(&trust, &programs, machine)?,
+    };
     let roots = Roots::open(&programs.join(driver.root_file_system()), &driver)?;
     let root_file_systems = roots.digests();
     let digest =
         toani_sandbox::launch_digest(&programs.join("toani-sandbox"), &driver, root_file_systems)
             .with_context(|| format!("cannot measure the sandbox in {}", programs.display()))?;
     let launch_digest = Bytes(digest.to_vec());
-    let trust = home.trust()?;
-    let chip = chip(&trust, &programs, machine)?;
     let instance = client.get("/v1/instance").await?;
     let mrenclave = mrenclave(&trust, &instance)?;
     let version = instance.get("admission_version").and_then(Value::as_u64).unwrap_or(0);
     let version = version.saturating_add(1);
-    let level = sandbox.level();
+    let level = level(&driver);
     let list = AdmissionList {
         format: AdmissionFormat::V1,
         instance: trust.instance,
@@ -103,18 +112,14 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// The chip that the sandbox runs on.
-fn chip(
+/// The chip of a simulated machine, which the sandbox runs on.
+fn simulated_chip(
     trust: &TrustFile,
     programs: &std::path::Path,
     machine: Option<PathBuf>,
 ) -> anyhow::Result<Bytes> {
-    let Some(machine) = tee::simulated_chip(&trust.snp_roots, machine) else {
-        bail!(
-            "this instance believes AMD's roots alone, and a sandbox of this machine is in no SEV-SNP \
-             guest: there is nothing to admit"
-        );
-    };
+    let machine = tee::simulated_chip(&trust.snp_roots, machine)
+        .context("there is no simulated machine whose chip could be admitted")?;
     let machine = tee::simulated_machine(programs, Some(machine))?;
     if !trust.snp_roots.contains(&machine.snp_root) {
         bail!("the trust file does not name this machine's root; --machine names another folder");

@@ -29,6 +29,11 @@ pub(crate) struct Init {
     /// A simulated TEE, which proves nothing: for trying out, where there is no SGX.
     #[arg(long)]
     simulator: bool,
+    /// Sandboxes prove themselves under AMD's roots, as those of `toani serve --sandbox vm --snp` do,
+    /// also where the enclave is simulated: no machine has both SGX and SEV-SNP. Not yet run on
+    /// SEV-SNP hardware.
+    #[arg(long)]
+    snp: bool,
     /// The simulated machine's folder, which holds its secret; by default one of this user's.
     #[arg(long, requires = "simulator")]
     machine: Option<PathBuf>,
@@ -44,7 +49,8 @@ pub(crate) async fn run(command: Init, home: &Home, output: &Output) -> anyhow::
     let programs = programs(command.programs)?;
     let (sgx_roots, snp_roots) = if command.simulator {
         let machine = tee::simulated_machine(&programs, command.machine.clone())?;
-        (vec![machine.sgx_root], vec![machine.snp_root])
+        let amd = || tee::vendor_roots().1;
+        (vec![machine.sgx_root], if command.snp { amd() } else { vec![machine.snp_root] })
     } else {
         tee::require_sgx()?;
         tee::vendor_roots()

@@ -7,6 +7,7 @@ mod attestation;
 mod audit;
 mod ca;
 mod certs;
+mod chip;
 mod client;
 mod credentials;
 mod draft;
@@ -27,6 +28,7 @@ mod serve;
 mod status;
 mod tee;
 mod tokens;
+mod virtual_machine;
 mod windows;
 
 use std::{path::PathBuf, process::ExitCode};

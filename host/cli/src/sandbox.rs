@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use toani_protocol::assurance::SandboxLevel;
-use toani_sandbox::{
-    DriverKind,
-    vm::{Accelerator, VmPaths},
-};
+use toani_attestation::roots;
+use toani_protocol::{Hash, assurance::SandboxLevel};
+use toani_sandbox::DriverKind;
+
+use crate::virtual_machine::VirtualMachine;
 
 const RUNSC: &str = "runsc";
-const GUEST: &str = "guest";
 
 /// The levels at which a process of this machine can hold connectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,13 +23,33 @@ pub(crate) enum Sandbox {
     Vm,
 }
 
-impl Sandbox {
-    pub(crate) const fn level(self) -> SandboxLevel {
-        match self {
-            Self::Gvisor => SandboxLevel::Gvisor,
-            Self::Native => SandboxLevel::Native,
-            Self::Vm => SandboxLevel::Vm,
-        }
+/// The level at which a driver is admitted.
+pub(crate) fn level(driver: &DriverKind) -> SandboxLevel {
+    match driver {
+        DriverKind::Gvisor { .. } => SandboxLevel::Gvisor,
+        DriverKind::Native => SandboxLevel::Native,
+        DriverKind::Vm(paths) if paths.is_snp() => SandboxLevel::Snp,
+        DriverKind::Vm(_) => SandboxLevel::Vm,
+    }
+}
+
+/// AMD's roots and SEV-SNP go together: what is simulated is never taken for a chip, nor tried where
+/// there is none.
+///
+/// # Errors
+/// Evidence of this driver would hold under none of the roots.
+pub(crate) fn expect_agreement(driver: &DriverKind, snp_roots: &[Hash]) -> anyhow::Result<()> {
+    let hardware = snp_roots.iter().any(roots::sandbox_is_snp);
+    match (level(driver) == SandboxLevel::Snp, hardware) {
+        (true, true) | (false, false) => Ok(()),
+        (true, false) => bail!(
+            "this instance believes a simulated machine's root, under which no chip of AMD's proves \
+             anything: leave --snp out, or make an instance by `toani init --snp`"
+        ),
+        (false, true) => bail!(
+            "this instance believes AMD's roots alone, and a sandbox of this machine is in no SEV-SNP \
+             guest: --sandbox vm --snp --firmware FILE starts one"
+        ),
     }
 }
 
@@ -43,27 +62,8 @@ pub(crate) struct Runtime {
     /// names it; only gvisor holds one.
     #[arg(long, value_name = "FILE")]
     browser: Option<PathBuf>,
-    /// The guest of --sandbox vm; by default the one beside the programs.
-    #[arg(long, value_name = "FOLDER")]
-    guest: Option<PathBuf>,
-    /// What runs the guest's instructions: the processor, or an emulator, which is many times slower.
-    #[arg(long, value_enum, default_value_t = Accel::Kvm)]
-    accel: Accel,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Accel {
-    Kvm,
-    Tcg,
-}
-
-impl From<Accel> for Accelerator {
-    fn from(accel: Accel) -> Self {
-        match accel {
-            Accel::Kvm => Self::Kvm,
-            Accel::Tcg => Self::Tcg,
-        }
-    }
+    #[command(flatten)]
+    machine: VirtualMachine,
 }
 
 impl Runtime {
@@ -72,13 +72,12 @@ impl Runtime {
         if self.browser.is_some() && sandbox != Sandbox::Gvisor {
             bail!("--browser needs --sandbox gvisor: nothing else here holds a browser");
         }
+        if sandbox != Sandbox::Vm {
+            self.machine.expect_nothing()?;
+        }
         match sandbox {
             Sandbox::Native => Ok(DriverKind::Native),
-            Sandbox::Vm => Ok(DriverKind::Vm(VmPaths {
-                guest: std::path::absolute(self.guest.unwrap_or_else(|| programs.join(GUEST)))?,
-                qemu: None,
-                accelerator: self.accel.into(),
-            })),
+            Sandbox::Vm => Ok(DriverKind::Vm(self.machine.paths(programs)?)),
             Sandbox::Gvisor => {
                 let browser = self.browser.as_ref().map(std::path::absolute).transpose()?;
                 Ok(DriverKind::Gvisor { runsc: self.found(programs)?, browser })

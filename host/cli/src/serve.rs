@@ -14,7 +14,7 @@ use crate::{
     client::ADDRESS_FILE,
     home::{self, Home},
     output::Output,
-    sandbox::{Runtime, Sandbox},
+    sandbox::{Runtime, Sandbox, expect_agreement},
     tee,
 };
 
@@ -147,6 +147,7 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
     let runner = tee::runner(&programs, command.machine, &home.data(), &manifest)?;
     let mut config = Config::new(&home.data(), &programs, runner);
     config.driver = command.runtime.driver(command.sandbox, &programs)?;
+    expect_agreement(&config.driver, &manifest.snp_roots)?;
     config.simulated_chip = simulated_chip;
     config.listen = command.listen;
     config.executions_at_once = command.executions;

@@ -199,12 +199,16 @@ fn host_of_guest(words: &[OsString]) -> anyhow::Result<()> {
 
 /// Prints what a guest is measured as.
 fn digest(words: &[OsString]) -> anyhow::Result<()> {
-    let (guest, firmware) = match words {
+    let (guest, machine) = match words {
         [named, guest] if named == "--guest" => (guest, None),
-        [named, guest, with, firmware] if named == "--guest" && with == "--firmware" => {
-            (guest, Some(PathBuf::from(firmware)))
+        [named, guest, with, firmware, ..] if named == "--guest" && with == "--firmware" => {
+            // Who measures a guest reads the same words as who starts it.
+            let start = [words, &["--snp".into()]].concat();
+            (guest, Some((firmware, vm::Options::read(&start)?.machine)))
         }
-        _ => bail!("toani-sandbox vm-digest --guest FOLDER [--firmware FILE]"),
+        _ => bail!(
+            "toani-sandbox vm-digest --guest FOLDER [--firmware FILE [--vcpus N] [--processor NAME]]"
+        ),
     };
     let mut image = vm::GuestImage::read(guest.as_ref())?;
     let parts = image.parts;
@@ -216,9 +220,8 @@ fn digest(words: &[OsString]) -> anyhow::Result<()> {
     print("initrd", parts.initrd.as_bytes());
     print("cmdline", parts.command_line.as_bytes());
     print("simulated", &parts.simulated_digest());
-    if let Some(firmware) = firmware {
-        let machine = vm::Machine::usual(vm::Protection::Snp { firmware: firmware.clone() });
-        print("sev-snp", &image.with_firmware(&firmware, &machine)?);
+    if let Some((firmware, machine)) = machine {
+        print("sev-snp", &image.with_firmware(firmware.as_ref(), &machine)?);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use toani_protocol::{
     instance::{LaunchDigest, RootFileSystems},
 };
 
-use crate::{driver::DriverKind, vm::GuestImage};
+use crate::driver::DriverKind;
 
 /// A label for each driver: a digest that is admitted for one is not admitted for another.
 const NATIVE: &str = "toani/v1/sandbox-native";
@@ -34,10 +34,7 @@ pub fn launch_digest(
             combine(GVISOR, &parts)
         }
         // Both programs are in the guest, and measured with it.
-        DriverKind::Vm(paths) => {
-            let image = GuestImage::read(&paths.guest).map_err(io::Error::other)?;
-            image.parts.simulated_digest()
-        }
+        DriverKind::Vm(paths) => paths.launch_digest().map_err(io::Error::other)?,
     })
 }
 

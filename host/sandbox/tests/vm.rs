@@ -25,7 +25,7 @@ use toani_protocol::{
 };
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient, SupervisorPaths,
-    vm::{Accelerator, GuestImage, VmPaths},
+    vm::{Accelerator, GuestImage, Machine, Protection, VmPaths},
 };
 
 const SECRET: &[u8] = b"tok_live_Zm9v/+?42";
@@ -71,7 +71,8 @@ fn guest(name: &str, program: &Path, more: &[&str]) -> PathBuf {
 }
 
 fn vm(guest: PathBuf) -> VmPaths {
-    VmPaths { guest, qemu: None, accelerator: Accelerator::Tcg }
+    let machine = Machine { accelerator: Accelerator::Tcg, ..Machine::usual(Protection::None) };
+    VmPaths { guest, qemu: None, machine, certificates: None }
 }
 
 fn paths(vm: VmPaths) -> SupervisorPaths {

@@ -31,6 +31,11 @@ const COMMAND_LINE_BYTES_MAX: u64 = 2048;
 pub enum ImageError {
     #[error("there is no guest ({file}: {error}); ./x image guest builds one")]
     Missing { file: String, error: io::Error },
+    #[error(
+        "there is no firmware ({file}: {error}); --firmware names an OVMF of the AmdSev build, which \
+         measures kernel, initrd and command line"
+    )]
+    NoFirmware { file: String, error: io::Error },
     #[error("{0} is larger than a guest's part may be")]
     TooLarge(String),
     #[error("the command line is not one line of printable ASCII")]
@@ -77,7 +82,10 @@ impl GuestImage {
         path: &Path,
         machine: &Machine,
     ) -> Result<LaunchDigest, ImageError> {
-        let mut firmware = sealed(path)?;
+        let mut firmware = sealed(path).map_err(|error| match error {
+            ImageError::Missing { file, error } => ImageError::NoFirmware { file, error },
+            other => other,
+        })?;
         let mut bytes = Vec::new();
         firmware.rewind()?;
         firmware.read_to_end(&mut bytes)?;
@@ -166,6 +174,18 @@ mod tests {
         assert_eq!(image.parts.command_line, Hash::of(b"panic=-1 quiet"));
         let refused = std::io::Write::write(&mut image.initrd, b"x").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_firmware_that_is_not_there_is_named_with_the_option() {
+        let folder = folder(b"kernel", b"initrd", b"quiet");
+        let mut image = GuestImage::read(folder.path()).unwrap();
+        let machine = Machine::usual(crate::vm::Protection::None);
+        let error = image.with_firmware(Path::new("/nowhere"), &machine).unwrap_err();
+        assert!(error.to_string().contains("--firmware names an OVMF"), "{error}");
+        let kernel = folder.path().join(KERNEL);
+        let error = image.with_firmware(&kernel, &machine).unwrap_err();
+        assert!(matches!(error, ImageError::Firmware(FirmwareError::NotOvmf)), "{error}");
     }
 
     #[test]

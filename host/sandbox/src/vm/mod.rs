@@ -29,7 +29,7 @@ use tokio::{
 pub use self::{
     image::{GuestImage, ImageError},
     measurement::Parts,
-    options::{Options, OptionsError, USAGE},
+    options::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, Options, OptionsError, PROCESSORS_MAX, USAGE},
     paths::VmPaths,
     qemu::{Accelerator, LAUNCHER_MODE, Machine, Protection, launcher},
     snp::FirmwareError,
@@ -46,6 +46,9 @@ use self::{certificates::ChipCertificates, console::Console, qemu::Running};
 /// Longest time from QEMU's start to a supervisor in the guest that is ready, with an emulator.
 const READY: Duration = Duration::from_secs(120);
 
+/// Of the chip's firmware, which starts guests under SEV-SNP.
+const SEV_DEVICE: &str = "/dev/sev";
+
 /// Longest time from a closed channel to the guest's end, for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,12 @@ pub enum StartError {
     NoQemu(String),
     #[error("there is no /dev/kvm here that this user may open: --accel tcg emulates a processor")]
     NoKvm,
+    #[error(
+        "there is no {SEV_DEVICE} here: this machine's processor has no SEV-SNP, or it is off. \
+         Switch it on in the firmware's settings and load kvm_amd with sev_snp=1. Nothing else is \
+         tried: without --snp the operators admit a guest at a lower level"
+    )]
+    NoSev,
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
     #[error("QEMU cannot be started: {0}")]
@@ -125,8 +134,11 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
     if !options.qemu.is_file() {
         return Err(StartError::NoQemu(options.qemu.display().to_string()));
     }
-    let needs_kvm = options.machine.accelerator == Accelerator::Kvm
-        || options.machine.protection != Protection::None;
+    let is_snp = options.machine.protection != Protection::None;
+    if is_snp && !std::path::Path::new(SEV_DEVICE).exists() {
+        return Err(StartError::NoSev);
+    }
+    let needs_kvm = options.machine.accelerator == Accelerator::Kvm || is_snp;
     if needs_kvm && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Err(StartError::NoKvm);
     }
@@ -232,5 +244,18 @@ mod tests {
             let FromSupervisor::CannotStart(why) = said else { panic!("{said:?}") };
             assert!(why.contains(step), "{why}");
         }
+    }
+
+    /// A machine without the chip's firmware gets no guest that is protected, and none that is not.
+    #[tokio::test]
+    async fn without_sev_snp_there_is_no_guest_and_the_remedy_is_said() {
+        if std::path::Path::new(SEV_DEVICE).exists() {
+            return;
+        }
+        let line = "--guest /nowhere --snp --firmware /nowhere --qemu /bin/true";
+        let words: Vec<_> = line.split(' ').map(Into::into).collect();
+        let error = start(&Options::read(&words).unwrap()).await.err().unwrap();
+        assert!(matches!(error, StartError::NoSev), "{error}");
+        assert!(error.to_string().contains("sev_snp=1"), "{error}");
     }
 }

@@ -8,14 +8,18 @@ use std::{
 use super::qemu::{Accelerator, Machine, Protection};
 
 pub const USAGE: &str = "toani-sandbox vm --guest FOLDER [--qemu PROGRAM] [--accel kvm|tcg] \
-                         [--memory-mib N] \
-                         (--simulated-chip MACHINE | --snp --firmware FILE [--certificates FOLDER])";
+                         [--memory-mib N] [--vcpus N] \
+                         (--simulated-chip MACHINE | --snp --firmware FILE [--processor NAME] \
+                         [--certificates FOLDER])";
 
 /// Debian's package puts it there. There is no PATH to search: the gateway clears the environment.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const MEMORY_MIB: u32 = 768;
-const MEMORY_MIB_MAX: u32 = 64 * 1024;
+/// Below this the initrd and what waits in it do not fit.
+pub const MEMORY_MIB_MIN: u32 = 512;
+pub const MEMORY_MIB_MAX: u32 = 64 * 1024;
 const PROCESSORS: u32 = 1;
+pub const PROCESSORS_MAX: u32 = 64;
 const SNP_PROCESSOR: &str = "EPYC-v4";
 
 /// The arguments are not as they should be.
@@ -43,6 +47,7 @@ impl Options {
         let (mut accelerator, mut memory_mib) = (Accelerator::Kvm, MEMORY_MIB);
         let (mut simulated_chip, mut certificates) = (None, None);
         let (mut snp, mut firmware) = (false, None);
+        let (mut processors, mut snp_processor) = (PROCESSORS, None);
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let word = word.to_str().unwrap_or_default();
@@ -59,15 +64,26 @@ impl Options {
                 "--simulated-chip" => simulated_chip = Some(value.into()),
                 "--certificates" => certificates = Some(value.into()),
                 "--firmware" => firmware = Some(value.into()),
+                "--vcpus" => processors = processors_of(value)?,
+                "--processor" => snp_processor = Some(value.to_string_lossy().into_owned()),
                 _ => return Err(OptionsError("an argument is unknown")),
             }
         }
         let protection = match (snp, firmware, &simulated_chip) {
+            (true, Some(_), None) if accelerator == Accelerator::Tcg => {
+                return Err(OptionsError("an emulator has no SEV-SNP"));
+            }
             (true, Some(firmware), None) => Protection::Snp { firmware },
-            (false, None, Some(_)) => Protection::None,
+            (false, None, Some(_)) if certificates.is_none() && snp_processor.is_none() => {
+                Protection::None
+            }
             _ => return Err(OptionsError("either a simulated chip, or SEV-SNP with its firmware")),
         };
-        let machine = Machine { accelerator, memory_mib, ..Machine::usual(protection) };
+        let mut machine =
+            Machine { accelerator, memory_mib, processors, ..Machine::usual(protection) };
+        if let Some(snp_processor) = snp_processor {
+            machine.snp_processor = snp_processor;
+        }
         let guest = guest.ok_or(OptionsError("no guest is named"))?;
         Ok(Self { guest, qemu, machine, simulated_chip, certificates })
     }
@@ -95,9 +111,17 @@ fn accelerator_of(value: &OsStr) -> Result<Accelerator, OptionsError> {
 }
 
 fn memory_of(value: &OsStr) -> Result<u32, OptionsError> {
-    let number = value.to_str().and_then(|text| text.parse().ok());
-    let fits = number.filter(|mib| (1..=MEMORY_MIB_MAX).contains(mib));
-    fits.ok_or(OptionsError("memory is a number of MiB, up to 65536"))
+    number(value, MEMORY_MIB_MIN..=MEMORY_MIB_MAX)
+        .ok_or(OptionsError("a guest's memory is a number of MiB, from 512 to 65536"))
+}
+
+fn processors_of(value: &OsStr) -> Result<u32, OptionsError> {
+    number(value, 1..=PROCESSORS_MAX)
+        .ok_or(OptionsError("a guest has a number of processors from 1 to 64"))
+}
+
+fn number(value: &OsStr, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
+    value.to_str()?.parse().ok().filter(|number| range.contains(number))
 }
 
 #[cfg(test)]
@@ -123,7 +147,12 @@ mod tests {
             "--simulated-chip /m",
             "--guest /g --simulated-chip",
             "--guest /g --simulated-chip /m --accel fast",
-            "--guest /g --simulated-chip /m --memory-mib 0",
+            "--guest /g --simulated-chip /m --memory-mib 511",
+            "--guest /g --simulated-chip /m --memory-mib 65537",
+            "--guest /g --simulated-chip /m --vcpus 0",
+            "--guest /g --simulated-chip /m --certificates /c",
+            "--guest /g --simulated-chip /m --processor EPYC-v4",
+            "--guest /g --snp --firmware /f --accel tcg",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
