@@ -1,7 +1,7 @@
 //! What the supervisor's process does: it opens an attested channel to the enclave, takes jobs from
 //! it, runs each in a container of its own, and answers with outcomes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use getrandom::{SysRng, rand_core::UnwrapErr};
 use toani_protocol::{
@@ -15,6 +15,7 @@ use tokio::{
     io::AsyncRead,
     net::UnixStream,
     sync::{Semaphore, mpsc},
+    time::timeout,
 };
 
 use crate::{
@@ -32,6 +33,8 @@ use crate::{
 
 /// Messages that wait to be taken or written.
 const QUEUE_MAX: usize = 64;
+/// Longest time for evidence: so long nothing else is taken or sent. A guest's host has a shorter one.
+const EVIDENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Serves one gateway until it closes the stream.
 ///
@@ -84,6 +87,8 @@ type Done = (u64, OutcomeMessage);
 struct Supervisor<D: Driver, E> {
     pool: Arc<Pool<D>>,
     source: Arc<E>,
+    /// One question to it at a time.
+    asking: Arc<Semaphore>,
     /// Of this life: evidence names it.
     key: ChannelKey,
     connection: Option<(u64, Connection)>,
@@ -101,6 +106,7 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
         Self {
             pool: Arc::new(Pool::new(driver)),
             source,
+            asking: Arc::new(Semaphore::new(1)),
             key: ChannelKey::generate(&mut UnwrapErr(SysRng)),
             connection: None,
             answers,
@@ -214,11 +220,8 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
         let _ = self.answers.send(message).await;
     }
 
-    /// Evidence may take a while, and is made where it keeps no container waiting.
     async fn evidence(&self, report_data: ReportData) -> Result<Vec<u8>, EvidenceError> {
-        let source = Arc::clone(&self.source);
-        let made = tokio::task::spawn_blocking(move || source.evidence(&report_data)).await;
-        made.unwrap_or_else(|_| Err(EvidenceError("its source panicked".into())))
+        made(&self.source, &self.asking, report_data, EVIDENCE_MAX).await
     }
 
     /// The enclave lets out no more jobs than there may be executions, and no job twice.
@@ -240,6 +243,29 @@ impl<D: Driver, E: EvidenceSource> Supervisor<D, E> {
             let _ = done.send((connection, OutcomeMessage { execution, jti, outcome })).await;
             drop(here);
         });
+    }
+}
+
+/// Evidence may take a while, and is made where it keeps no container waiting. A source that hangs
+/// holds one thread, and is asked no more until it is done.
+async fn made<E: EvidenceSource>(
+    source: &Arc<E>,
+    asking: &Arc<Semaphore>,
+    report_data: ReportData,
+    max: Duration,
+) -> Result<Vec<u8>, EvidenceError> {
+    let Ok(alone) = Arc::clone(asking).try_acquire_owned() else {
+        return Err(EvidenceError("its source has not answered before".into()));
+    };
+    let source = Arc::clone(source);
+    let making = tokio::task::spawn_blocking(move || {
+        let evidence = source.evidence(&report_data);
+        drop(alone);
+        evidence
+    });
+    match timeout(max, making).await {
+        Ok(made) => made.unwrap_or_else(|_| Err(EvidenceError("its source panicked".into()))),
+        Err(_) => Err(EvidenceError("its source does not answer".into())),
     }
 }
 
@@ -272,4 +298,37 @@ pub fn log(line: &str) {
     use std::io::Write;
     // A log that cannot be written must not end an execution.
     let _ = writeln!(std::io::stderr(), "toani-sandbox: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc::Receiver};
+
+    use super::*;
+
+    /// Answers when it is told to.
+    struct Hangs(Mutex<Receiver<()>>);
+
+    impl EvidenceSource for Hangs {
+        fn evidence(&self, _: &ReportData) -> Result<Vec<u8>, EvidenceError> {
+            self.0.lock().unwrap().recv().map_err(EvidenceError::because)?;
+            Ok(vec![1])
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_hangs_is_not_waited_for_and_holds_one_thread() {
+        let (go_on, told) = std::sync::mpsc::channel();
+        let source = Arc::new(Hangs(Mutex::new(told)));
+        let asking = Arc::new(Semaphore::new(1));
+        let short = Duration::from_millis(20);
+        let ask = async |max| made(&source, &asking, [0; 64], max).await;
+        assert!(ask(short).await.unwrap_err().0.contains("does not answer"));
+        assert!(ask(short).await.unwrap_err().0.contains("not answered before"));
+
+        go_on.send(()).unwrap();
+        drop(asking.acquire().await.unwrap());
+        go_on.send(()).unwrap();
+        assert_eq!(ask(EVIDENCE_MAX).await, Ok(vec![1]));
+    }
 }

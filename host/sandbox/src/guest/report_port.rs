@@ -9,14 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+};
 use toani_protocol::evidence::ReportData;
 
 use super::report::{HEAD_BYTES, head};
 use crate::evidence::{EvidenceError, EvidenceSource};
 
-/// Longest time from a question to the whole of its answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Longest time from a question to the whole of its answer: the supervisor waits a little longer.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// The kernel tells nobody when a host has opened its end, so that one has to look.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The guest's end of the port.
 #[derive(Debug)]
@@ -24,11 +29,12 @@ pub struct ReportPort {
     /// Nothing after a question that was not answered as it should be: a late answer would be taken
     /// for the next one's.
     port: Mutex<Option<File>>,
+    answer_max: Duration,
 }
 
 impl ReportPort {
     pub fn new(port: File) -> Self {
-        Self { port: Mutex::new(Some(port)) }
+        Self { port: Mutex::new(Some(port)), answer_max: ANSWER_MAX }
     }
 }
 
@@ -37,7 +43,9 @@ impl EvidenceSource for ReportPort {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = || EvidenceError("the host has not answered before".into());
         let mut open = port.take().ok_or_else(gone)?;
-        let (is_evidence, bytes) = ask(&mut open, report_data).map_err(EvidenceError::because)?;
+        let deadline = Instant::now() + self.answer_max;
+        let answer = ask(&mut open, report_data, deadline).map_err(EvidenceError::because);
+        let (is_evidence, bytes) = answer?;
         *port = Some(open);
         if is_evidence {
             return Ok(bytes);
@@ -46,9 +54,15 @@ impl EvidenceSource for ReportPort {
     }
 }
 
-fn ask(port: &mut File, report_data: &ReportData) -> io::Result<(bool, Vec<u8>)> {
-    let deadline = Instant::now() + ANSWER_MAX;
-    port.write_all(report_data)?;
+fn ask(
+    port: &mut File,
+    report_data: &ReportData,
+    deadline: Instant,
+) -> io::Result<(bool, Vec<u8>)> {
+    // A port that blocks is written to until the host has taken it, whatever its state was before.
+    let flags = fcntl_getfl(&*port)?;
+    fcntl_setfl(&*port, flags | OFlags::NONBLOCK)?;
+    write_all(port, report_data, deadline)?;
     let mut announced = [0; HEAD_BYTES];
     read_exact(port, &mut announced, deadline)?;
     let (is_evidence, length) =
@@ -58,23 +72,56 @@ fn ask(port: &mut File, report_data: &ReportData) -> io::Result<(bool, Vec<u8>)>
     Ok((is_evidence, bytes))
 }
 
-fn read_exact(port: &mut File, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
-    while !into.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut fds = [PollFd::from_borrowed_fd(port.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&left)) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => return Err(errno.into()),
-            Ok(_) => {}
+fn write_all(port: &mut File, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // Before the host has opened its end, the port is as if it were closed.
+        if !wait(port, PollFlags::OUT, deadline)?.contains(PollFlags::OUT) {
+            std::thread::sleep(LOOK_EVERY);
+            continue;
         }
-        match port.read(into)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => into = into.get_mut(count..).unwrap_or_default(),
+        match port.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn read_exact(port: &mut File, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
+    while !into.is_empty() {
+        wait(port, PollFlags::IN, deadline)?;
+        match port.read(into) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => into = into.get_mut(count..).unwrap_or_default(),
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Returns when the port is ready for this, or has ended.
+fn wait(port: &File, wanted: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut fds = [PollFd::from_borrowed_fd(port.as_fd(), wanted)];
+        match poll(&mut fds, Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => return Ok(fds.first().map_or(PollFlags::empty(), PollFd::revents)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +161,30 @@ mod tests {
             assert!(port.evidence(&[7; 64]).is_err());
             assert!(port.evidence(&[7; 64]).unwrap_err().0.contains("before"));
         }
+    }
+
+    /// One that waits a shorter time.
+    fn impatient(port: UnixStream) -> ReportPort {
+        let port = ReportPort::new(File::from(OwnedFd::from(port)));
+        ReportPort { answer_max: Duration::from_millis(50), ..port }
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_is_not_waited_for() {
+        let (ours, _silent) = UnixStream::pair().unwrap();
+        let port = impatient(ours);
+        let why = port.evidence(&[7; 64]).unwrap_err().0;
+        assert!(why.contains("timed out"), "{why}");
+        assert!(port.evidence(&[7; 64]).unwrap_err().0.contains("before"));
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_is_not_waited_for() {
+        let (mut ours, _full) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while ours.write(&[0; 4096]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        let why = impatient(ours).evidence(&[7; 64]).unwrap_err().0;
+        assert!(why.contains("timed out"), "{why}");
     }
 }
