@@ -119,7 +119,7 @@ impl Supervise {
     }
 }
 
-/// What a supervisor in a virtual machine works with: `--report port` or `--report tsm` comes from
+/// What a supervisor in a virtual machine works with: `--report port` or `--report snp` comes from
 /// the kernel's command line.
 struct InGuest {
     containers: Containers,

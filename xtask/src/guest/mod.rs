@@ -155,7 +155,7 @@ fn assemble(packages: &Packages, programs: &Programs, native: bool, snp: bool) -
     archive.file("etc/group", b"root:x:0:\n".to_vec());
     archive.link("etc/resolv.conf", "/run/resolv.conf");
 
-    let report = if snp { "toani.report=tsm" } else { "toani.report=port" };
+    let report = if snp { "toani.report=snp" } else { "toani.report=port" };
     let command_line = [COMMAND_LINE, &[driver, report]].concat().join(" ");
     let kernel = read(&vmlinuz(&kernel)?)?;
     Ok(Guest { kernel, initrd: archive.bytes()?, command_line, root_file_system })

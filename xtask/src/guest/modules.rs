@@ -133,6 +133,38 @@ mod tests {
         assert!(dependencies(b"").is_empty());
     }
 
+    /// A module comes after what it needs, and those of SEV-SNP where it is asked for.
+    #[test]
+    fn a_protected_guest_gets_the_driver_that_hands_out_reports() {
+        let unpacked = tempfile::tempdir().unwrap();
+        let folder = unpacked.path().join("lib/modules/6.12");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (file, text) in [
+            ("sev-guest.ko", "\0depends=tsm\0"),
+            ("tsm.ko", "\0depends=configfs\0"),
+            ("configfs.ko", ""),
+            ("virtio_pci.ko", ""),
+            ("virtio_console.ko", ""),
+            ("virtio_net.ko", ""),
+        ] {
+            std::fs::write(folder.join(file), text).unwrap();
+        }
+        let names = |snp| {
+            let mut archive = Archive::default();
+            add(&mut archive, unpacked.path(), snp).unwrap();
+            let bytes = String::from_utf8_lossy(&archive.bytes().unwrap()).into_owned();
+            let at = |name: &str| bytes.find(&format!("-{name}.ko"));
+            (at("configfs"), at("tsm"), at("sev_guest"))
+        };
+        let (Some(configfs), Some(tsm), Some(driver)) = names(true) else { panic!() };
+        assert!(configfs < tsm && tsm < driver);
+        assert_eq!(names(false).1, None);
+        assert_eq!(names(false).2, None);
+        std::fs::remove_file(folder.join("sev-guest.ko")).unwrap();
+        let error = add(&mut Archive::default(), unpacked.path(), true).unwrap_err();
+        assert!(format!("{error:#}").contains("hands out reports"), "{error:#}");
+    }
+
     #[test]
     fn names_are_told_from_each_other() {
         assert!(is_module(Path::new("a/virtio-rng.ko.xz"), "virtio_rng"));

@@ -2,8 +2,11 @@
 //! 56421, the GHCB specification, SNP_EXTENDED_GUEST_REQUEST). The host can put anything there: a
 //! verifier believes what it finds only as far as it leads to a root that it knows.
 
-use toani_attestation::SnpEvidence;
-use toani_protocol::sign::Bytes;
+use toani_attestation::{Evidence, SnpEvidence};
+use toani_protocol::{evidence::ReportData, sign::Bytes};
+
+use super::report_port::ReportPort;
+use crate::evidence::{EvidenceError, EvidenceSource};
 
 /// A table with what it points to.
 pub(super) const TABLE_BYTES_MAX: usize = 64 * 1024;
@@ -93,6 +96,31 @@ impl Certificates {
 
     pub(super) fn is_whole(&self) -> bool {
         [&self.vcek, &self.ask, &self.ark, &self.crl].into_iter().all(Option::is_some)
+    }
+}
+
+/// Evidence of a report with the host's table, and what is missing there from the host's port.
+pub(super) fn document(
+    report: Vec<u8>,
+    table: &[u8],
+    host: &ReportPort,
+    report_data: &ReportData,
+) -> Result<Vec<u8>, EvidenceError> {
+    let certificates = Certificates::parse(table).map_err(EvidenceError::because)?;
+    let other = match certificates.is_whole() {
+        true => None,
+        false => Some(others(host, report_data)?),
+    };
+    let missing = || EvidenceError("a certificate is missing".into());
+    let evidence = certificates.evidence(report, other).ok_or_else(missing)?;
+    Evidence::Snp(evidence).encode().map_err(EvidenceError::because)
+}
+
+/// The host's certificates: a document of evidence whose report is of no use.
+fn others(host: &ReportPort, report_data: &ReportData) -> Result<SnpEvidence, EvidenceError> {
+    match Evidence::decode(&host.evidence(report_data)?) {
+        Ok(Evidence::Snp(evidence)) => Ok(evidence),
+        _ => Err(EvidenceError("the host has no certificates of this chip".into())),
     }
 }
 

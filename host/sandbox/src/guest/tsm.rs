@@ -10,16 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toani_attestation::{Evidence, SnpEvidence, snp::REPORT_BYTES};
+use toani_attestation::snp::REPORT_BYTES;
 use toani_protocol::evidence::ReportData;
 
 use super::{
-    certificates::{Certificates, TABLE_BYTES_MAX},
+    certificates::{TABLE_BYTES_MAX, document},
     report_port::ReportPort,
 };
 use crate::evidence::{EvidenceError, EvidenceSource};
 
-const FOLDER: &str = "/sys/kernel/config/tsm/report";
+pub(super) const FOLDER: &str = "/sys/kernel/config/tsm/report";
 const PROVIDER: &str = "sev_guest";
 /// A number, or a provider's name.
 const WORD_BYTES_MAX: usize = 64;
@@ -59,23 +59,7 @@ impl TsmReport {
     /// Evidence by way of one folder.
     fn document(&self, asked: &Path, report_data: &ReportData) -> Result<Vec<u8>, EvidenceError> {
         let (report, table) = ask(asked, report_data).map_err(EvidenceError::because)?;
-        let certificates = Certificates::parse(&table).map_err(EvidenceError::because)?;
-        let other = match certificates.is_whole() {
-            true => None,
-            false => Some(self.others(report_data)?),
-        };
-        let missing = || EvidenceError("a certificate is missing".into());
-        let evidence = certificates.evidence(report, other).ok_or_else(missing)?;
-        Evidence::Snp(evidence).encode().map_err(EvidenceError::because)
-    }
-
-    /// The host's certificates: a document of evidence whose report is of no use.
-    fn others(&self, report_data: &ReportData) -> Result<SnpEvidence, EvidenceError> {
-        let document = self.certificates.evidence(report_data)?;
-        match Evidence::decode(&document) {
-            Ok(Evidence::Snp(evidence)) => Ok(evidence),
-            _ => Err(EvidenceError("the host has no certificates of this chip".into())),
-        }
+        document(report, &table, &self.certificates, report_data)
     }
 }
 
@@ -144,7 +128,10 @@ mod tests {
     };
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
-    use toani_attestation::snp::{self, SnpPolicy, TcbVersion};
+    use toani_attestation::{
+        Evidence, SnpEvidence,
+        snp::{self, SnpPolicy, TcbVersion},
+    };
     use toani_protocol::sign::Bytes;
     use toani_simulator::{Authority, Guest, SnpRevocations};
 
