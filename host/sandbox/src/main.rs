@@ -15,7 +15,7 @@ use toani_sandbox::{
     DriverKind,
     ending::{END, Ended},
     evidence::{EvidenceSource, SimulatedChip},
-    guest::{self, GuestEvidence},
+    guest::{self, Fits, GuestEvidence},
     gvisor::{self, Gvisor},
     lifeline,
     messages::{self, FromSupervisor},
@@ -177,7 +177,7 @@ fn in_guest(what: InGuest) -> anyhow::Result<()> {
         let stream = UnixStream::from_std(stream)?;
         let started = async {
             let (driver, _) = start(&what.containers).await?;
-            Ok((driver, GuestEvidence::of(&what.report)?, guest::UNKNOWN))
+            Ok((driver.in_guest()?, GuestEvidence::of(&what.report)?, guest::UNKNOWN))
         };
         serve(stream, started.await, ended).await
     })
@@ -298,8 +298,18 @@ async fn refuse(stream: &mut UnixStream, error: &anyhow::Error) -> anyhow::Resul
 /// A driver that isolates here.
 enum Started {
     /// And what ends with its launcher.
-    Native(Native, Pin<Box<dyn Future<Output = ()>>>, Ended),
-    Gvisor(Gvisor, Ended),
+    Native(Fits<Native>, Pin<Box<dyn Future<Output = ()>>>, Ended),
+    Gvisor(Fits<Gvisor>, Ended),
+}
+
+impl Started {
+    /// Only classes that fit into a guest.
+    fn in_guest(self) -> anyhow::Result<Self> {
+        Ok(match self {
+            Self::Native(driver, lost, after) => Self::Native(driver.in_guest()?, lost, after),
+            Self::Gvisor(driver, after) => Self::Gvisor(driver.in_guest()?, after),
+        })
+    }
 }
 
 /// And what this program is measured as, as a process.
@@ -308,12 +318,13 @@ async fn start(what: &Containers) -> anyhow::Result<(Started, LaunchDigest)> {
     let (driver, runs) = match &what.driver {
         DriverKind::Native => {
             let (driver, lost, ended) = Native::start(&roots, OWN.as_ref(), what.share).await?;
+            let driver = Fits::anything(driver);
             (Started::Native(driver, Box::pin(lost), ended), DriverKind::Native)
         }
         DriverKind::Gvisor { runsc, .. } => {
             let (driver, ended) = Gvisor::start(&roots, runsc, OWN.as_ref(), what.share).await?;
             let runs = DriverKind::Gvisor { runsc: driver.runtime(), browser: None };
-            (Started::Gvisor(driver, ended), runs)
+            (Started::Gvisor(Fits::anything(driver), ended), runs)
         }
         DriverKind::Vm(_) => bail!(USAGE),
     };

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod ioctl;
+mod memory;
 mod ports;
 mod report;
 mod report_port;
@@ -19,7 +20,12 @@ pub(crate) use self::{
 };
 use crate::evidence::{EvidenceError, EvidenceSource};
 
-pub use self::{report_port::ReportPort, sev_guest::SevGuestReport, tsm::TsmReport};
+pub use self::{
+    memory::{Fits, TooSmall},
+    report_port::ReportPort,
+    sev_guest::SevGuestReport,
+    tsm::TsmReport,
+};
 
 /// What a guest says of its own launch digest, which it is not the one to know: the host fills in
 /// what it has started, and nobody believes either without evidence.

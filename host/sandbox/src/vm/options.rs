@@ -15,8 +15,8 @@ pub const USAGE: &str = "toani-sandbox vm --guest FOLDER [--qemu PROGRAM] [--acc
 /// Debian's package puts it there. There is no PATH to search: the gateway clears the environment.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const MEMORY_MIB: u32 = 768;
-/// Below this the initrd and what waits in it do not fit.
-pub const MEMORY_MIB_MIN: u32 = 512;
+/// Below this a container of the usual class does not fit beside the initrd.
+pub const MEMORY_MIB_MIN: u32 = MEMORY_MIB;
 pub const MEMORY_MIB_MAX: u32 = 64 * 1024;
 const PROCESSORS: u32 = 1;
 pub const PROCESSORS_MAX: u32 = 64;
@@ -112,7 +112,7 @@ fn accelerator_of(value: &OsStr) -> Result<Accelerator, OptionsError> {
 
 fn memory_of(value: &OsStr) -> Result<u32, OptionsError> {
     number(value, MEMORY_MIB_MIN..=MEMORY_MIB_MAX)
-        .ok_or(OptionsError("a guest's memory is a number of MiB, from 512 to 65536"))
+        .ok_or(OptionsError("a guest's memory is a number of MiB, from 768 to 65536"))
 }
 
 fn processors_of(value: &OsStr) -> Result<u32, OptionsError> {
@@ -147,7 +147,7 @@ mod tests {
             "--simulated-chip /m",
             "--guest /g --simulated-chip",
             "--guest /g --simulated-chip /m --accel fast",
-            "--guest /g --simulated-chip /m --memory-mib 511",
+            "--guest /g --simulated-chip /m --memory-mib 767",
             "--guest /g --simulated-chip /m --memory-mib 65537",
             "--guest /g --simulated-chip /m --vcpus 0",
             "--guest /g --simulated-chip /m --certificates /c",
