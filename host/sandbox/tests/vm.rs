@@ -121,9 +121,20 @@ async fn a_job_runs_in_the_guest_that_was_measured() {
     assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::AddressRefused);
     assert_eq!(upstream.count(), 1);
 
+    // A class that is larger than the guest is not tried.
+    plan.endpoint.private = true;
+    let usual = plan.class.memory_mib;
+    plan.class.memory_mib = 4096;
+    assert_eq!(bench.run(&plan, SECRET).await.end, JobEnd::ConnectorFailed);
+    plan.class.memory_mib = usual;
+    assert_eq!(upstream.count(), 1);
+    let next = bench.run(&plan, SECRET).await.end;
+    assert!(matches!(next, JobEnd::Response { status: 200, .. }), "{next:?}");
+
     // With the gateway's stream everything ends, QEMU too.
     let qemu = common::children_of(bench.client.pid());
     assert_eq!(qemu.len(), 1, "this process has started QEMU and nothing else");
+    expect_unprivileged(qemu[0]);
     let client = bench.client.clone();
     common::kill(client.pid());
     client.gone().await;
@@ -131,6 +142,25 @@ async fn a_job_runs_in_the_guest_that_was_measured() {
         common::status(qemu[0], "State:").is_none_or(|state| state.starts_with('Z'))
     })
     .await;
+}
+
+/// Whoever starts it, QEMU is nobody, and can become nobody else.
+fn expect_unprivileged(qemu: u32) {
+    let of = |pid: &str, name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let is = |name, expected| assert_eq!(of(&qemu.to_string(), name), expected, "{name}");
+    is("NoNewPrivs:", "1");
+    is("Seccomp:", "2");
+    is("CapEff:", "0000000000000000");
+    is("CapPrm:", "0000000000000000");
+    if of("self", "Uid:").starts_with("0 ") {
+        is("Uid:", "65534 65534 65534 65534");
+        is("Gid:", "65534 65534 65534 65534");
+        is("Groups:", "");
+    }
 }
 
 /// A container in a guest is no less isolated than one of the same driver on this machine, and one

@@ -13,6 +13,7 @@ mod image;
 mod measurement;
 mod options;
 mod paths;
+mod privileges;
 mod qemu;
 mod snp;
 
@@ -31,6 +32,7 @@ pub use self::{
     measurement::Parts,
     options::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, Options, OptionsError, PROCESSORS_MAX, USAGE},
     paths::VmPaths,
+    privileges::DeviceError,
     qemu::{Accelerator, LAUNCHER_MODE, Machine, Protection, launcher},
     snp::FirmwareError,
 };
@@ -46,6 +48,7 @@ use self::{certificates::ChipCertificates, console::Console, qemu::Running};
 /// Longest time from QEMU's start to a supervisor in the guest that is ready, with an emulator.
 const READY: Duration = Duration::from_secs(120);
 
+const KVM_DEVICE: &str = "/dev/kvm";
 /// Of the chip's firmware, which starts guests under SEV-SNP.
 const SEV_DEVICE: &str = "/dev/sev";
 
@@ -71,6 +74,8 @@ pub enum StartError {
     NoSev,
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    #[error(transparent)]
+    Privileges(#[from] DeviceError),
     #[error("QEMU cannot be started: {0}")]
     Io(#[from] std::io::Error),
     #[error("the guest ended before it was ready ({how}); the last of its console:\n{console}")]
@@ -139,7 +144,7 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
         return Err(StartError::NoSev);
     }
     let needs_kvm = options.machine.accelerator == Accelerator::Kvm || is_snp;
-    if needs_kvm && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+    if needs_kvm && std::fs::File::options().read(true).write(true).open(KVM_DEVICE).is_err() {
         return Err(StartError::NoKvm);
     }
     let mut image = GuestImage::read(&options.guest)?;
@@ -152,8 +157,9 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
         None => None,
     };
     let certificates = options.certificates.as_deref().map(ChipCertificates::read).transpose()?;
+    let groups = privileges::groups(&options.machine)?;
     let Running { console, channel, report, mut ended } =
-        qemu::start(&options.qemu, &options.machine, &image)?;
+        qemu::start(&options.qemu, &options.machine, &image, groups)?;
     // QEMU has its own copies of the descriptors.
     drop(image);
     let console = Console::of(console);

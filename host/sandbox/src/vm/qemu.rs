@@ -19,7 +19,7 @@ use rustix::{
 };
 use tokio::{net::UnixStream, sync::oneshot};
 
-use super::image::GuestImage;
+use super::{image::GuestImage, privileges};
 use crate::guest::{CHANNEL_PORT, REPORT_PORT};
 
 /// The argument that makes `toani-sandbox` become QEMU.
@@ -153,8 +153,13 @@ pub(super) struct Running {
     pub(super) ended: oneshot::Receiver<ExitStatus>,
 }
 
-/// Starts QEMU with a guest.
-pub(super) fn start(qemu: &Path, machine: &Machine, image: &GuestImage) -> io::Result<Running> {
+/// Starts QEMU with a guest, as a member of these groups.
+pub(super) fn start(
+    qemu: &Path,
+    machine: &Machine,
+    image: &GuestImage,
+    groups: String,
+) -> io::Result<Running> {
     let (console, their_console) = pair()?;
     let (channel, their_channel) = pair()?;
     let (report, their_report) = pair()?;
@@ -172,6 +177,7 @@ pub(super) fn start(qemu: &Path, machine: &Machine, image: &GuestImage) -> io::R
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(LAUNCHER_MODE)
+        .arg(groups)
         .arg(qemu)
         .args(arguments(machine, numbers, &image.command_line))
         .env_clear()
@@ -214,15 +220,19 @@ fn spawn(mut command: Command, theirs: [OwnedFd; 3]) -> io::Result<oneshot::Rece
     Ok(ended)
 }
 
-/// Becomes QEMU: a process of its own that asks to be killed with the one that started it, which
-/// QEMU itself does not.
+/// Becomes QEMU, from a list of groups and QEMU's own words: a process of its own, without root's
+/// rights, that asks to be killed with the one that started it, which QEMU itself does not.
 ///
 /// # Errors
 /// It cannot be executed.
 pub fn launcher(words: &[std::ffi::OsString]) -> io::Result<std::convert::Infallible> {
+    let [groups, program, arguments @ ..] = words else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // First: the wish to be killed goes with the user that had it.
+    privileges::give_up(groups)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
-    let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     Err(Command::new(program).args(arguments).exec())
 }
 
