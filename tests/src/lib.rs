@@ -5,6 +5,7 @@ pub mod brokerage;
 pub mod guest;
 pub mod image;
 pub mod liar;
+pub mod ovmf;
 pub mod plane;
 pub mod policy;
 pub mod redis;

@@ -62,6 +62,11 @@ const MACHINE: &str = "TOANI_MACHINE";
 impl Plane {
     /// Makes an instance in `home`.
     pub fn init(programs: &Path, home: &Path) -> anyhow::Result<Self> {
+        Self::init_with(programs, home, &[])
+    }
+
+    /// The same, with more options.
+    pub fn init_with(programs: &Path, home: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let mut plane = Self {
             programs: programs.to_path_buf(),
             served: programs.to_path_buf(),
@@ -75,7 +80,9 @@ impl Plane {
             process: None,
         };
         let machine = plane.machine.to_str().context("a path in UTF-8")?;
-        plane.born = plane.toani(&["init", "--simulator", "--machine", machine])?.ok()?;
+        let born =
+            plane.toani(&[&["init", "--simulator", "--machine", machine], options].concat())?;
+        plane.born = born.ok()?;
         Ok(plane)
     }
 

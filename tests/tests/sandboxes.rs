@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
+use std::{path::Path, process::Command};
+
 use serde_json::{Value, json};
 use toani_tests::{
-    Brokerage, Plane, guest,
+    Brokerage, Plane, guest, ovmf,
     plane::{Said, programs},
     policy,
 };
@@ -131,4 +133,109 @@ fn in_a_virtual_machine() {
     let mut plane = plane(&folder);
     plane.held_by_guest(&guest).unwrap();
     expect_level(plane, &upstream().seen_by_guests(), "vm");
+}
+
+/// A guest with nothing in it, and a firmware: enough to be measured.
+struct Protected {
+    folder: tempfile::TempDir,
+}
+
+impl Protected {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = folder.path().join("guest");
+        std::fs::create_dir(&guest).unwrap();
+        for part in ["vmlinuz", "initrd", "cmdline"] {
+            std::fs::write(guest.join(part), part).unwrap();
+        }
+        let root = programs().unwrap().join("connector.erofs");
+        std::fs::copy(root, guest.join("root-file-system")).unwrap();
+        std::fs::write(folder.path().join("ovmf"), ovmf::stand_in()).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What the program says that starts such guests.
+    fn digest(&self, processors: &str) -> String {
+        let output = Command::new(programs().unwrap().join("toani-sandbox"))
+            .args(["vm-digest", "--guest", &self.path("guest"), "--firmware", &self.path("ovmf")])
+            .args(["--vcpus", processors])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("sev-snp")).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+/// The hexadecimal digits of ARK-Milan's SHA-256.
+const AMD_ARK_MILAN: &str = "69d063b45344d26a2e94e1f4210de49ef5555308\
+                             8287d4c174445c95639a540bcd";
+
+/// What is admitted is what the firmware will measure, of the chip whose VCEK is there: in
+/// simulation nothing of it, and never something simulated instead.
+#[test]
+fn a_protected_guest_is_admitted_by_its_launch_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let protected = Protected::new();
+    let mut plane = plane(&folder);
+    plane.serve().unwrap();
+    let (guest, firmware) = (protected.path("guest"), protected.path("ovmf"));
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/attestation");
+    std::fs::copy(vectors.join("vcek_milan.der"), protected.path("vcek.der")).unwrap();
+    let certificates = protected.path("");
+    let base = ["admission", "admit", "--sandbox", "vm", "--guest", &guest, "--snp"];
+    let named = ["--firmware", &firmware, "--certificates", &certificates, "--vcpus", "4"];
+    let admit = |more: &[&str]| plane.toani(&[&base, more].concat()).unwrap();
+    let refused = |more: &[&str], expected: &str| {
+        let said = admit(more);
+        assert!(said.exit != 0 && said.error.contains(expected), "{}", said.error);
+    };
+    refused(&named, "simulated machine's root");
+
+    let trust = std::fs::read(plane.trust()).unwrap();
+    let mut trust: Value = serde_json::from_slice(&trust).unwrap();
+    trust["snp_roots"] = json!([AMD_ARK_MILAN]);
+    std::fs::write(plane.trust(), serde_json::to_vec(&trust).unwrap()).unwrap();
+    refused(&["--certificates", &certificates], "AmdSev");
+    refused(&["--firmware", "/nowhere"], "no firmware /nowhere");
+    refused(&["--firmware", &firmware], "which chip?");
+    refused(&["--firmware", &firmware, "--accel", "tcg"], "emulator");
+    let others = plane.toani(&["admission", "admit", "--sandbox", "gvisor"]).unwrap();
+    assert!(others.error.contains("--sandbox vm --snp --firmware"), "{}", others.error);
+
+    let admitted = admit(&named).ok().unwrap();
+    assert_eq!(admitted["level"], "snp");
+    assert_eq!(admitted["launch_digest"], protected.digest("4"));
+    assert_ne!(protected.digest("4"), protected.digest("1"));
+    assert_eq!(admitted["chip"].as_str().unwrap().len(), 128);
+    assert_eq!(plane.stop().unwrap(), 0);
+}
+
+/// An instance that believes AMD's roots is served by nothing simulated.
+#[test]
+fn without_sev_snp_an_instance_that_asks_for_it_is_not_served() {
+    if Path::new("/dev/sev").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let protected = Protected::new();
+    let programs = programs().unwrap();
+    let plane = Plane::init_with(&programs, &folder.path().join("home"), &["--snp"]).unwrap();
+    let (guest, firmware) = (protected.path("guest"), protected.path("ovmf"));
+    let programs = programs.to_str().unwrap();
+    let base = ["serve", "--listen", "127.0.0.1:0", "--programs", programs, "--guest", &guest];
+    for (more, expected) in [
+        (["--sandbox", "vm", "--snp", "--firmware", &firmware].as_slice(), "/dev/sev"),
+        (&["--sandbox", "vm", "--snp"], "AmdSev"),
+        (&["--sandbox", "vm"], "--sandbox vm --snp --firmware"),
+        (&["--sandbox", "native"], "--sandbox vm --snp --firmware"),
+        (&["--sandbox", "native", "--snp"], "--sandbox vm --snp --firmware"),
+    ] {
+        let said = plane.toani(&[&base, more].concat()).unwrap();
+        assert!(said.exit != 0 && said.error.contains(expected), "{more:?}: {}", said.error);
+    }
 }
