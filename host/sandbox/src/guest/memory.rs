@@ -2,11 +2,9 @@
 //! larger than all memory there is would end the guest before it ended the container.
 
 use rustix::system::sysinfo;
+use toani_protocol::instance::RootFileSystems;
 
-use crate::{
-    driver::{Driver, Kind, PrepareError, Size},
-    root::RootFileSystems,
-};
+use crate::driver::{Driver, Kind, PrepareError, Size};
 
 /// For what no container can have: the files of the initrd, and the supervisor.
 const RESERVED_MIB: u64 = 128;
@@ -109,10 +107,8 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_is_refused_before_it_is_tried() {
         let guest = Fits::within(Any, 1024).unwrap();
-        let of = |memory_mib| Kind {
-            size: Size { memory_mib, ..Size::default() },
-            ..Kind::default()
-        };
+        let of =
+            |memory_mib| Kind { size: Size { memory_mib, ..Size::default() }, ..Kind::default() };
         assert!(guest.prepare(of(896)).await.is_ok());
         let error = guest.prepare(of(897)).await.unwrap_err();
         assert!(error.0.contains("897 MiB") && error.0.contains("--guest-memory"), "{error}");
