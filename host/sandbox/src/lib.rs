@@ -52,6 +52,7 @@ pub mod supervisor;
 mod syscalls;
 pub mod vm;
 mod workspace;
+mod vsock;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
 pub use driver::DriverKind;

@@ -9,7 +9,14 @@ use anyhow::{Context, Result, ensure};
 
 use super::cpio::Archive;
 
-const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "virtio_net", "configfs"];
+const NEEDED: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "virtio_net",
+    "configfs",
+    // The channel's way where the host's kernel has it.
+    "vmw_vsock_virtio_transport",
+];
 
 /// Attestation reports, which Debian's kernels hand out from 6.12 on. It loads in an SEV-SNP guest
 /// and nowhere else.
@@ -146,6 +153,7 @@ mod tests {
             ("virtio_pci.ko", ""),
             ("virtio_console.ko", ""),
             ("virtio_net.ko", ""),
+            ("vmw_vsock_virtio_transport.ko", ""),
         ] {
             std::fs::write(folder.join(file), text).unwrap();
         }

@@ -9,6 +9,7 @@ mod report;
 mod report_port;
 mod sev_guest;
 mod tsm;
+mod vsock;
 
 use std::{os::unix::net::UnixStream, path::Path};
 
@@ -94,8 +95,11 @@ impl EvidenceSource for GuestEvidence {
 /// The gateway's stream, as a supervisor has it on descriptor 0 where it is no guest.
 ///
 /// # Errors
-/// The host has no such port.
+/// The host has neither such a port nor connects over vsock.
 pub fn gateway() -> std::io::Result<UnixStream> {
+    if vsock::is_there(Path::new(vsock::DEVICES)) {
+        return vsock::gateway();
+    }
     ports::stream_of(ports::open(CHANNEL_PORT)?)
 }
 

@@ -16,6 +16,7 @@ mod paths;
 mod privileges;
 mod qemu;
 mod snp;
+mod vsock;
 
 use std::{process::ExitStatus, sync::Arc, time::Duration};
 
@@ -43,7 +44,12 @@ use crate::{
     supervisor::log,
 };
 
-use self::{certificates::ChipCertificates, console::Console, qemu::Running};
+use self::{
+    certificates::ChipCertificates,
+    console::Console,
+    qemu::{Channel, Running},
+    vsock::Vsock,
+};
 
 /// Longest time from QEMU's start to a supervisor in the guest that is ready, with an emulator.
 const READY: Duration = Duration::from_secs(120);
@@ -158,10 +164,11 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
     };
     let certificates = options.certificates.as_deref().map(ChipCertificates::read).transpose()?;
     let groups = privileges::groups(&options.machine)?;
+    let vsock = Vsock::find(std::path::Path::new(vsock::DEVICE))?;
     let Running { console, channel, report, mut ended } =
-        qemu::start(&options.qemu, &options.machine, &image, groups)?;
+        qemu::start(&options.qemu, &options.machine, &image, groups, vsock.as_ref())?;
     // QEMU has its own copies of the descriptors.
-    drop(image);
+    drop((image, vsock));
     let console = Console::of(console);
     match (simulated, certificates) {
         (Some(chip), _) => drop(tokio::spawn(vouch(report, Arc::new(chip)))),
@@ -169,8 +176,14 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
         // A guest that asks finds the port closed.
         (None, None) => drop(report),
     }
-    let mut guest_stream = channel;
-    let first = messages::read::<FromSupervisor>(&mut guest_stream);
+    let first = async {
+        let mut channel = match channel {
+            Channel::Port(port) => port,
+            Channel::Vsock(guest) => vsock::connect(guest).await.map_err(FrameError::from)?,
+        };
+        let first = messages::read::<FromSupervisor>(&mut channel).await?;
+        Ok::<_, FrameError>((channel, first))
+    };
     let first = tokio::select! {
         first = timeout(READY, first) => first,
         status = &mut ended => {
@@ -178,10 +191,10 @@ async fn start(options: &Options) -> Result<Guest, StartError> {
         }
     };
     match first {
-        Ok(Ok(FromSupervisor::Ready { .. })) => {
-            Ok(Guest { channel: guest_stream, launch_digest, ended, console })
+        Ok(Ok((channel, FromSupervisor::Ready { .. }))) => {
+            Ok(Guest { channel, launch_digest, ended, console })
         }
-        Ok(Ok(FromSupervisor::CannotStart(why))) => Err(StartError::CannotStart(why)),
+        Ok(Ok((_, FromSupervisor::CannotStart(why)))) => Err(StartError::CannotStart(why)),
         Ok(_) => {
             let status = status(ended).await;
             Err(StartError::Ended { how: how(status), console: console.last_words() })

@@ -19,7 +19,7 @@ use rustix::{
 };
 use tokio::{net::UnixStream, sync::oneshot};
 
-use super::{image::GuestImage, privileges};
+use super::{image::GuestImage, privileges, vsock::Vsock};
 use crate::guest::{CHANNEL_PORT, REPORT_PORT};
 
 /// The argument that makes `toani-sandbox` become QEMU.
@@ -77,8 +77,19 @@ struct Numbers {
     /// Where there is one.
     firmware: Option<i32>,
     console: i32,
-    channel: i32,
+    channel: ChannelNumber,
     report: i32,
+}
+
+/// How the gateway's stream goes into the guest.
+#[derive(Debug, Clone, Copy)]
+enum ChannelNumber {
+    Port(i32),
+    /// By the kernel's device, for a guest of this number. Not yet run.
+    Vsock {
+        device: i32,
+        guest: u32,
+    },
 }
 
 /// All arguments but the program's own name.
@@ -123,9 +134,15 @@ fn arguments(machine: &Machine, numbers: Numbers, command_line: &str) -> Vec<Str
     put(&["-append", command_line]);
     put(&["-chardev", &socket("console", numbers.console), "-serial", "chardev:console"]);
     put(&["-device", &format!("virtio-serial-pci,id=serial,max_ports=3,{devices}")]);
-    for (place, id, number, name) in
-        [(1, "channel", numbers.channel, CHANNEL_PORT), (2, "report", numbers.report, REPORT_PORT)]
-    {
+    let mut ports = vec![(2, "report", numbers.report, REPORT_PORT)];
+    match numbers.channel {
+        ChannelNumber::Port(number) => ports.insert(0, (1, "channel", number, CHANNEL_PORT)),
+        ChannelNumber::Vsock { device, guest } => {
+            let device = format!("vhost-vsock-pci,guest-cid={guest},vhostfd={device},{devices}");
+            put(&["-device", &device]);
+        }
+    }
+    for (place, id, number, name) in ports {
         let port = format!("virtserialport,bus=serial.0,nr={place},chardev={id},name={name}");
         put(&["-chardev", &socket(id, number), "-device", &port]);
     }
@@ -143,11 +160,19 @@ fn socket(id: &str, number: i32) -> String {
     format!("socket,id={id},fd={number}")
 }
 
+/// Where the guest's supervisor will speak.
+#[derive(Debug)]
+pub(super) enum Channel {
+    Port(UnixStream),
+    /// To the guest of this number, once it listens.
+    Vsock(u32),
+}
+
 /// A QEMU that runs. It dies with this process.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) console: UnixStream,
-    pub(super) channel: UnixStream,
+    pub(super) channel: Channel,
     pub(super) report: UnixStream,
     /// How it ended; closed without a word if it could not be started.
     pub(super) ended: oneshot::Receiver<ExitStatus>,
@@ -159,19 +184,27 @@ pub(super) fn start(
     machine: &Machine,
     image: &GuestImage,
     groups: String,
+    vsock: Option<&Vsock>,
 ) -> io::Result<Running> {
     let (console, their_console) = pair()?;
-    let (channel, their_channel) = pair()?;
+    let (port, their_port) = pair()?;
     let (report, their_report) = pair()?;
     let inherit = |descriptor: BorrowedFd<'_>| {
         fcntl_setfd(descriptor, FdFlags::empty()).map(|()| descriptor.as_raw_fd())
+    };
+    let (channel, number) = match vsock {
+        Some(vsock) => {
+            let (device, guest) = (inherit(vsock.device())?, vsock.guest);
+            (Channel::Vsock(guest), ChannelNumber::Vsock { device, guest })
+        }
+        None => (Channel::Port(port), ChannelNumber::Port(inherit(their_port.as_fd())?)),
     };
     let numbers = Numbers {
         kernel: inherit(image.kernel())?,
         initrd: inherit(image.initrd())?,
         firmware: image.firmware().map(inherit).transpose()?,
         console: inherit(their_console.as_fd())?,
-        channel: inherit(their_channel.as_fd())?,
+        channel: number,
         report: inherit(their_report.as_fd())?,
     };
     let mut command = Command::new("/proc/self/exe");
@@ -184,7 +217,7 @@ pub(super) fn start(
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let ended = spawn(command, [their_console, their_channel, their_report])?;
+    let ended = spawn(command, [their_console, their_port, their_report])?;
     Ok(Running { console, channel, report, ended })
 }
 
@@ -240,8 +273,14 @@ pub fn launcher(words: &[std::ffi::OsString]) -> io::Result<std::convert::Infall
 mod tests {
     use super::*;
 
-    const NUMBERS: Numbers =
-        Numbers { kernel: 5, initrd: 6, firmware: None, console: 7, channel: 8, report: 9 };
+    const NUMBERS: Numbers = Numbers {
+        kernel: 5,
+        initrd: 6,
+        firmware: None,
+        console: 7,
+        channel: ChannelNumber::Port(8),
+        report: 9,
+    };
 
     fn machine(protection: Protection) -> Machine {
         Machine {
@@ -276,6 +315,22 @@ mod tests {
         );
         assert!(all.contains(&"-nodefaults".into()) && all.contains(&"-no-user-config".into()));
         assert!(value(&all, "-bios").is_empty() && value(&all, "-object").is_empty());
+    }
+
+    #[test]
+    fn over_vsock_there_is_a_device_in_the_ports_place() {
+        let channel = ChannelNumber::Vsock { device: 11, guest: 77 };
+        let numbers = Numbers { channel, ..NUMBERS };
+        let all = arguments(&machine(Protection::None), numbers, "quiet");
+        let devices = value(&all, "-device");
+        let vsock = "vhost-vsock-pci,guest-cid=77,vhostfd=11,disable-legacy=on";
+        assert!(devices.contains(&vsock), "{devices:?}");
+        assert!(devices.iter().any(|device| device.ends_with("name=toani.report")));
+        assert!(!all.iter().any(|word| word.contains("toani.channel")));
+        let snp = machine(Protection::Snp { firmware: "/f".into() });
+        let all = arguments(&snp, Numbers { firmware: Some(4), ..numbers }, "quiet");
+        let protected = format!("{vsock},iommu_platform=on");
+        assert!(value(&all, "-device").contains(&protected.as_str()));
     }
 
     #[test]
