@@ -5,6 +5,7 @@
 
 use std::{path::Path, process::Command};
 
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
 use toani_tests::{
     Brokerage, Plane, guest, ovmf,
@@ -167,13 +168,13 @@ impl Protected {
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("sev-snp")).unwrap();
-        line.trim().to_owned()
+        BASE64URL_NOPAD.encode(&HEXLOWER.decode(line.trim().as_bytes()).unwrap())
     }
 }
 
 /// The hexadecimal digits of ARK-Milan's SHA-256.
-const AMD_ARK_MILAN: &str = "69d063b45344d26a2e94e1f4210de49ef5555308\
-                             8287d4c174445c95639a540bcd";
+const AMD_ARK_MILAN: &str = "69d063b45344d26a2e94e1f4210de49ef5553082\
+                             87d4c174445c95639a540bcd";
 
 /// What is admitted is what the firmware will measure, of the chip whose VCEK is there: in
 /// simulation nothing of it, and never something simulated instead.
@@ -198,7 +199,7 @@ fn a_protected_guest_is_admitted_by_its_launch_digest() {
 
     let trust = std::fs::read(plane.trust()).unwrap();
     let mut trust: Value = serde_json::from_slice(&trust).unwrap();
-    trust["snp_roots"] = json!([AMD_ARK_MILAN]);
+    trust["snp_roots"] = json!([format!("sha256:{AMD_ARK_MILAN}")]);
     std::fs::write(plane.trust(), serde_json::to_vec(&trust).unwrap()).unwrap();
     refused(&["--certificates", &certificates], "AmdSev");
     refused(&["--firmware", "/nowhere"], "no firmware /nowhere");
@@ -211,7 +212,9 @@ fn a_protected_guest_is_admitted_by_its_launch_digest() {
     assert_eq!(admitted["level"], "snp");
     assert_eq!(admitted["launch_digest"], protected.digest("4"));
     assert_ne!(protected.digest("4"), protected.digest("1"));
-    assert_eq!(admitted["chip"].as_str().unwrap().len(), 128);
+    let chip = BASE64URL_NOPAD.decode(admitted["chip"].as_str().unwrap().as_bytes()).unwrap();
+    let vcek = std::fs::read(protected.path("vcek.der")).unwrap();
+    assert!(chip.len() == 64 && vcek.windows(64).any(|bytes| bytes == chip));
     assert_eq!(plane.stop().unwrap(), 0);
 }
 
