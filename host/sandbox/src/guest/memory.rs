@@ -36,7 +36,7 @@ impl<D: Driver> Fits<D> {
     /// See [`TooSmall`].
     pub fn in_guest(self) -> Result<Self, TooSmall> {
         let info = sysinfo();
-        let bytes = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+        let bytes = info.totalram.saturating_mul(info.mem_unit.into());
         Self::within(self.driver, bytes >> 20)
     }
 
