@@ -73,7 +73,7 @@ enum Command {
     /// Make an instance, a tenant, keys and a trust file. Example: toani init
     Init(init::Init),
     /// Run the plane. Example: toani serve
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Certificates for links beyond this machine. Example: toani cert init
     #[command(subcommand)]
     Cert(certs::Cert),
@@ -150,7 +150,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
     let client = Client::new(&home, arguments.links);
     match arguments.command {
         Command::Init(command) => init::run(command, &home, output).await,
-        Command::Serve(command) => serve::run(command, &home, output).await,
+        Command::Serve(command) => serve::run(*command, &home, output).await,
         Command::Cert(command) => certs::run(command, &home, output),
         Command::Status => status::run(&client, output).await,
         Command::Instance(command) => attestation::instance(command, &home, &client, output).await,

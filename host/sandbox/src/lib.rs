@@ -51,8 +51,8 @@ pub mod share;
 pub mod supervisor;
 mod syscalls;
 pub mod vm;
-mod workspace;
 mod vsock;
+mod workspace;
 
 pub use client::{SpawnError, Started, SupervisorClient, SupervisorLost, SupervisorPaths};
 pub use driver::DriverKind;
