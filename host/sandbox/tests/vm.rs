@@ -185,6 +185,18 @@ async fn the_probe_can_do_nothing_in_a_guest_and_harms_nobody() {
     }
 }
 
+/// A guest that is made for SEV-SNP takes no evidence of a simulated chip in its place.
+#[tokio::test]
+async fn a_guest_for_sev_snp_does_not_start_without_it() {
+    let paths = paths(vm(guest("guest-snp", &connector(), &["--snp"])));
+    match SupervisorClient::spawn(&paths).await {
+        Err(SpawnError::CannotStart(why)) => {
+            assert!(why.contains("this is no SEV-SNP guest"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn what_keeps_a_guest_from_starting_is_said() {
     let folder = tempfile::tempdir().unwrap();

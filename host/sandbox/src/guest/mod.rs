@@ -68,13 +68,13 @@ enum Interface {
     SevGuest,
 }
 
-/// configfs-tsm where it is: it does not fail on a kernel that throttles, and outlives the other.
+/// configfs-tsm where a driver stands behind it: it is the newer one, and outlives the other.
 fn interface(tsm: &Path, sev_guest: &Path) -> Result<Interface, EvidenceError> {
-    match (tsm.is_dir(), sev_guest.exists()) {
+    match (tsm::is_usable(tsm), sev_guest.exists()) {
         (true, _) => Ok(Interface::Tsm),
         (false, true) => Ok(Interface::SevGuest),
         (false, false) => Err(EvidenceError(format!(
-            "there is neither {} nor {}: this is no SEV-SNP guest, or its kernel was built without \
+            "reports come neither by {} nor by {}: this is no SEV-SNP guest, or its kernel was built without \
              the sev-guest module; ./x image guest --snp builds one that has it",
             tsm.display(),
             sev_guest.display()
@@ -117,12 +117,13 @@ mod tests {
         assert_eq!(interface(&tsm, &device), Ok(Interface::SevGuest));
         std::fs::create_dir(&tsm).unwrap();
         assert_eq!(interface(&tsm, &device), Ok(Interface::Tsm));
+        assert_eq!(std::fs::read_dir(&tsm).unwrap().count(), 0, "the trial leaves nothing");
     }
 
     /// On a machine that is no SEV-SNP guest a supervisor does not start as one.
     #[test]
     fn outside_of_a_protected_guest_there_is_no_evidence_of_one() {
-        if Path::new(tsm::FOLDER).is_dir() || Path::new(sev_guest::DEVICE).exists() {
+        if tsm::is_usable(Path::new(tsm::FOLDER)) || Path::new(sev_guest::DEVICE).exists() {
             return;
         }
         let error = GuestEvidence::of("snp").unwrap_err();

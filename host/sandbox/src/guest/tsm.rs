@@ -20,6 +20,7 @@ use super::{
 use crate::evidence::{EvidenceError, EvidenceSource};
 
 pub(super) const FOLDER: &str = "/sys/kernel/config/tsm/report";
+const TRIAL: &str = "toani-trial";
 const PROVIDER: &str = "sev_guest";
 /// A number, or a provider's name.
 const WORD_BYTES_MAX: usize = 64;
@@ -38,9 +39,10 @@ impl TsmReport {
     /// This kernel hands out no reports.
     pub fn new(certificates: ReportPort) -> Result<Self, EvidenceError> {
         let folder = PathBuf::from(FOLDER);
-        if !folder.is_dir() {
+        if !is_usable(&folder) {
             return Err(EvidenceError(format!(
-                "{FOLDER} is not there: this is no SEV-SNP guest, or its kernel is older than 6.7"
+                "{FOLDER} hands out no reports: this is no SEV-SNP guest, or its kernel is older than \
+                 6.7"
             )));
         }
         Ok(Self { folder, certificates })
@@ -61,6 +63,11 @@ impl TsmReport {
         let (report, table) = ask(asked, report_data).map_err(EvidenceError::because)?;
         document(report, &table, &self.certificates, report_data)
     }
+}
+
+/// Whether a question can be begun: the folder may be there without a driver that makes reports.
+pub(super) fn is_usable(folder: &Path) -> bool {
+    Asked::new(&folder.join(TRIAL)).is_ok()
 }
 
 /// A folder for one question, gone with it.
