@@ -3,9 +3,8 @@
 
 use std::{ffi::OsStr, io, os::unix::fs::MetadataExt, path::Path};
 
-use rustix::process::{Gid, Uid};
 use rustix::{
-    process::geteuid,
+    process::{Gid, Uid, geteuid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
