@@ -112,7 +112,7 @@ fn every_command_speaks_to_machines() {
     world.says(
         &["admission", "admit", "--sandbox", "native"],
         "",
-        "chip enclave hash launch_digest level root_file_systems sandbox version",
+        "chip enclave hash launch_digest level min_tcb root_file_systems sandbox version",
     );
 
     author(&world);

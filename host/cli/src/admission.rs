@@ -16,7 +16,7 @@ use toani_protocol::{
 use toani_sandbox::{DriverKind, root::Roots};
 
 use crate::{
-    chip,
+    chip::{self, Chip},
     client::Client,
     home::Home,
     keys,
@@ -66,7 +66,7 @@ pub(crate) async fn run(
     let driver = runtime.driver(sandbox, &programs)?;
     let trust = home.trust()?;
     expect_agreement(&driver, &trust.snp_roots)?;
-    let chip = match &driver {
+    let Chip { id: chip, min_tcb } = match &driver {
         DriverKind::Vm(paths) if paths.is_snp() => chip::amd(chip.as_deref(), paths)?,
         _ => simulated_chip(&trust, &programs, machine)?,
     };
@@ -92,7 +92,7 @@ pub(crate) async fn run(
             root_file_systems,
         }],
         chips: vec![chip.clone()],
-        min_tcb: TcbVersion::default(),
+        min_tcb,
         refused_products: Vec::new(),
         min_crl_number: None,
     };
@@ -104,7 +104,7 @@ pub(crate) async fn run(
     let result = json!({
         "version": version, "hash": hash, "enclave": mrenclave, "sandbox": sandbox,
         "launch_digest": launch_digest, "root_file_systems": root_file_systems, "chip": chip,
-        "level": level,
+        "min_tcb": min_tcb, "level": level,
     });
     output.result(&result, |output| {
         format!("{} sandbox {sandbox} at level {}", output.good("Admitted:"), level.as_str())
@@ -117,14 +117,14 @@ fn simulated_chip(
     trust: &TrustFile,
     programs: &std::path::Path,
     machine: Option<PathBuf>,
-) -> anyhow::Result<Bytes> {
+) -> anyhow::Result<Chip> {
     let machine = tee::simulated_chip(&trust.snp_roots, machine)
         .context("there is no simulated machine whose chip could be admitted")?;
     let machine = tee::simulated_machine(programs, Some(machine))?;
     if !trust.snp_roots.contains(&machine.snp_root) {
         bail!("the trust file does not name this machine's root; --machine names another folder");
     }
-    Ok(machine.chip)
+    Ok(Chip { id: machine.chip, min_tcb: TcbVersion::default() })
 }
 
 /// The enclave that runs, if the trust file names it too.

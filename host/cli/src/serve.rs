@@ -1,6 +1,6 @@
 //! `toani serve`: one boot after the other, until it is told to stop.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -41,6 +41,10 @@ pub(crate) struct Serve {
     sandbox: Sandbox,
     #[command(flatten)]
     runtime: Runtime,
+    /// Memory of all containers together; by default three quarters of the machine's. A virtual
+    /// machine's is --guest-memory.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<NonZero<u32>>,
     /// Executions that run at once.
     #[arg(long, default_value_t = 64)]
     executions: u32,
@@ -148,6 +152,10 @@ pub(crate) async fn run(command: Serve, home: &Home, output: &Output) -> anyhow:
     let mut config = Config::new(&home.data(), &programs, runner);
     config.driver = command.runtime.driver(command.sandbox, &programs)?;
     expect_agreement(&config.driver, &manifest.snp_roots)?;
+    if command.memory.is_some() && command.sandbox == Sandbox::Vm {
+        bail!("--memory is for containers on this machine; a virtual machine has --guest-memory");
+    }
+    config.containers_memory_mib = command.memory;
     config.simulated_chip = simulated_chip;
     config.listen = command.listen;
     config.executions_at_once = command.executions;

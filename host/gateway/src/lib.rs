@@ -32,6 +32,7 @@ mod sandbox;
 
 use std::{
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -122,6 +123,8 @@ pub struct Config {
     pub sandbox_program: PathBuf,
     /// What holds connectors.
     pub driver: DriverKind,
+    /// Memory of all containers together; of the supervisor's choice if nothing is said.
+    pub containers_memory_mib: Option<NonZero<u32>>,
     /// Where the file is that containers run.
     pub programs: PathBuf,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor. Without it
@@ -153,6 +156,7 @@ impl Config {
             admin: None,
             sandbox_program: programs.join("toani-sandbox"),
             driver: DriverKind::Gvisor { runsc: programs.join("runsc"), browser: None },
+            containers_memory_mib: None,
             programs: programs.to_path_buf(),
             simulated_chip: None,
             replay: Replay::Embedded,
@@ -222,6 +226,7 @@ pub async fn serve(
         supervisor: config.sandbox_program.clone(),
         driver: config.driver.clone(),
         root_file_system: config.programs.join(config.driver.root_file_system()),
+        memory_mib: config.containers_memory_mib,
         simulated_chip: config.simulated_chip.clone(),
     };
     let (alive, gone) = oneshot::channel();

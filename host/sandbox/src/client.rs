@@ -1,6 +1,7 @@
 //! The gateway's side: it starts a supervisor and carries messages to and from it.
 
 use std::{
+    num::NonZero,
     os::unix::net::UnixStream as StdStream,
     path::PathBuf,
     process::{Command, Stdio},
@@ -39,6 +40,9 @@ pub struct SupervisorPaths {
     pub driver: DriverKind,
     /// What containers run, see [`root`](crate::root). A virtual machine has its own.
     pub root_file_system: PathBuf,
+    /// Of all containers together, if not what the supervisor takes by itself. A virtual machine
+    /// has its own.
+    pub memory_mib: Option<NonZero<u32>>,
     /// The folder of a simulated machine, whose chip is to vouch for the supervisor.
     pub simulated_chip: Option<PathBuf>,
 }
@@ -142,17 +146,22 @@ fn command(paths: &SupervisorPaths) -> Command {
     let mut command = Command::new(&paths.supervisor);
     match &paths.driver {
         DriverKind::Native => {
-            command.args(["supervise", "native"]).arg(&paths.root_file_system);
+            command.args(["supervise", "native"]);
         }
         DriverKind::Gvisor { runsc, browser } => {
             command.args(["supervise", "gvisor"]).arg(runsc);
             if let Some(browser) = browser {
                 command.arg("--browser").arg(browser);
             }
-            command.arg(&paths.root_file_system);
         }
-        DriverKind::Vm(paths) => {
-            command.args(paths.arguments());
+        DriverKind::Vm(guest) => {
+            command.args(guest.arguments());
+        }
+    }
+    if !matches!(paths.driver, DriverKind::Vm(_)) {
+        command.arg(&paths.root_file_system);
+        if let Some(mib) = paths.memory_mib {
+            command.args(["--memory", &mib.to_string()]);
         }
     }
     if let Some(machine) = &paths.simulated_chip {

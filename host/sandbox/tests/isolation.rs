@@ -135,23 +135,34 @@ async fn all_containers_together_have_a_part_of_the_machines_memory() {
     let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
     let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
     let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    let three_quarters = kib * 1024 / 4 * 3;
     for driver in drivers() {
-        let bench = Bench::under(&driver, probe()).await;
-        let container = match driver {
-            DriverKind::Native => bench.isolated(waiting(1)).await[0],
-            _ => {
-                let supervisor = bench.client.pid();
-                until("one waits", || !runtimes(supervisor, "boot").is_empty()).await;
-                runtimes(supervisor, "boot")[0]
-            }
-        };
-        let group = memory_of_all(container);
-        let limit = std::fs::read_to_string(group.join("memory.limit_in_bytes"));
-        let limit = limit.or_else(|_| std::fs::read_to_string(group.join("memory.max"))).unwrap();
-        let limit: u64 = limit.trim().parse().unwrap();
-        let three_quarters = kib * 1024 / 4 * 3;
-        assert!(limit <= three_quarters && limit > three_quarters - (4 << 20), "{limit}");
+        let said = std::num::NonZero::new(700);
+        for (memory_mib, expected) in [(None, three_quarters), (said, 700 << 20)] {
+            let paths =
+                SupervisorPaths { memory_mib, ..common::paths_under(driver.clone(), &probe()) };
+            let limit = limit_of_all(&Bench::new(paths).await, &driver).await;
+            assert!(
+                limit <= expected && limit > expected - (4 << 20),
+                "{limit} for {memory_mib:?}"
+            );
+        }
     }
+}
+
+async fn limit_of_all(bench: &Bench, driver: &DriverKind) -> u64 {
+    let container = match driver {
+        DriverKind::Native => bench.isolated(waiting(1)).await[0],
+        _ => {
+            let supervisor = bench.client.pid();
+            until("one waits", || !runtimes(supervisor, "boot").is_empty()).await;
+            runtimes(supervisor, "boot")[0]
+        }
+    };
+    let group = memory_of_all(container);
+    let limit = std::fs::read_to_string(group.join("memory.limit_in_bytes"));
+    let limit = limit.or_else(|_| std::fs::read_to_string(group.join("memory.max"))).unwrap();
+    limit.trim().parse().unwrap()
 }
 
 #[tokio::test]

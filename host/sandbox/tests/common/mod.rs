@@ -115,6 +115,7 @@ pub(crate) fn paths(program: PathBuf) -> SupervisorPaths {
         supervisor: env!("CARGO_BIN_EXE_toani-sandbox").into(),
         driver: DriverKind::Native,
         root_file_system: program,
+        memory_mib: None,
         simulated_chip: Some(enclave::machine()),
     }
 }

@@ -62,6 +62,7 @@ impl Ordinary {
             supervisor,
             driver,
             root_file_system,
+            memory_mib: None,
             simulated_chip: Some(self.folder.path().join("machine")),
         }
     }

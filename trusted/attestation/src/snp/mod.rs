@@ -18,11 +18,8 @@ use p384::ecdsa::signature::Verifier;
 pub use toani_protocol::instance::{Product, SnpPolicy, TcbVersion};
 use toani_protocol::{Hash, Time, sign::Bytes};
 
-pub use self::report::REPORT_BYTES;
-use self::{
-    report::{Report, named},
-    vcek::Chip,
-};
+use self::report::{Report, named};
+pub use self::{report::REPORT_BYTES, vcek::Chip};
 use crate::{
     crl::{Crl, CrlError},
     evidence::SnpEvidence,

@@ -19,14 +19,19 @@ const HARDWARE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.
 
 /// Which chip a VCEK is for, and at which TCB.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Chip {
-    pub(super) product: Product,
-    pub(super) tcb: TcbVersion,
+pub struct Chip {
+    pub product: Product,
+    pub tcb: TcbVersion,
     /// As reports have it: Turin's 8 bytes are followed by zeros.
-    pub(super) id: [u8; 64],
+    pub id: [u8; 64],
 }
 
 impl Chip {
+    /// The chip of a VCEK in DER, of which nothing is verified: for whoever says which chip is meant.
+    pub fn claimed(vcek: &[u8]) -> Option<Self> {
+        Self::of(&Certificate::parse(vcek).ok()?)
+    }
+
     pub(super) fn of(vcek: &Certificate) -> Option<Self> {
         let value = |id| vcek.extension(id).flatten();
         let svn = |id| u8::from_der(value(id)?).ok();
