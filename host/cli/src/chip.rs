@@ -25,7 +25,14 @@ pub(crate) struct Chip {
 /// is to be.
 pub(crate) fn amd(named: Option<&str>, paths: &VmPaths) -> anyhow::Result<Chip> {
     match (named, &paths.certificates) {
-        (Some(hex), _) => Ok(Chip { id: of_hex(hex)?, min_tcb: TcbVersion::default() }),
+        (Some(hex), None) => Ok(Chip { id: of_hex(hex)?, min_tcb: TcbVersion::default() }),
+        (Some(hex), Some(folder)) => {
+            let chip = of_vcek(&folder.join(VCEK))?;
+            if chip.id != of_hex(hex)? {
+                bail!("--chip is not the chip that {VCEK} in --certificates is for");
+            }
+            Ok(chip)
+        }
         (None, Some(folder)) => of_vcek(&folder.join(VCEK)),
         (None, None) => bail!(
             "which chip? --certificates names a folder with its vcek.der, or --chip the chip itself, as \

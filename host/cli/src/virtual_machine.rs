@@ -72,10 +72,19 @@ impl VirtualMachine {
     /// Who asks for protection gets it or an error, whatever else is asked for.
     ///
     /// # Errors
-    /// SEV-SNP is asked for, and no virtual machine.
+    /// Something of a virtual machine is asked for, and none is.
     pub(crate) fn expect_nothing(&self) -> anyhow::Result<()> {
         if self.snp {
             bail!("--snp protects a virtual machine: --sandbox vm --snp --firmware FILE");
+        }
+        let of_a_machine = self.guest.is_some()
+            || self.accel.is_some()
+            || self.guest_memory.is_some()
+            || self.vcpus.is_some();
+        if of_a_machine {
+            bail!(
+                "--guest, --accel, --guest-memory and --vcpus are a virtual machine's: --sandbox vm"
+            );
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{
 use rustix::{
     io::Errno,
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
 };
@@ -41,6 +41,10 @@ pub(crate) fn receive(
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        // What is missing might have been a control group.
+        return Err(Errno::MFILE);
+    }
     let mut descriptors = Vec::with_capacity(DESCRIPTORS_MAX);
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(some) = message {

@@ -240,14 +240,13 @@ async fn a_killed_connector_is_a_definite_end() {
     let upstream = Upstream::start().await;
     let bench = Bench::connector().await;
     let plan = upstream.plan("/slow", Some(Injection::Bearer));
-    bench.containers(waiting(1)).await;
     let killed = async {
         until("the request arrives", || upstream.count() == 1).await;
-        // The one that runs is among them: no other is prepared meanwhile.
-        let all = bench.containers(waiting(1)).await;
-        all.iter().copied().for_each(kill);
+        // The one that runs is among them, however many wait or are about to.
         let launcher = bench.launcher();
-        let left = || common::children_of(launcher).iter().any(|child| all.contains(child));
+        let all = children_of(launcher);
+        all.iter().copied().for_each(kill);
+        let left = || children_of(launcher).iter().any(|child| all.contains(child));
         until("all have ended", || !left()).await;
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, SECRET), killed);

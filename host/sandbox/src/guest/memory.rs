@@ -1,13 +1,12 @@
 //! What fits into a guest's memory. A container's class is a limit and no reservation: one that is
 //! larger than all memory there is would end the guest before it ended the container.
 
-use rustix::system::sysinfo;
 use toani_protocol::instance::RootFileSystems;
 
-use crate::driver::{Driver, Kind, PrepareError, Size};
-
-/// For what no container can have: the files of the initrd, and the supervisor.
-const RESERVED_MIB: u64 = 128;
+use crate::{
+    driver::{Driver, Kind, PrepareError, Size},
+    share::Share,
+};
 
 /// A driver that is not asked for what does not fit.
 #[derive(Debug)]
@@ -35,14 +34,12 @@ impl<D: Driver> Fits<D> {
     /// # Errors
     /// See [`TooSmall`].
     pub fn in_guest(self) -> Result<Self, TooSmall> {
-        let info = sysinfo();
-        let bytes = info.totalram.saturating_mul(info.mem_unit.into());
-        Self::within(self.driver, bytes >> 20)
+        Self::within(self.driver, Share::default())
     }
 
-    fn within(driver: D, total_mib: u64) -> Result<Self, TooSmall> {
-        let memory_mib_max = total_mib.saturating_sub(RESERVED_MIB);
-        let memory_mib_max = u32::try_from(memory_mib_max).unwrap_or(u32::MAX);
+    /// All containers together have no more; the rest is the initrd's files and the supervisor.
+    fn within(driver: D, share: Share) -> Result<Self, TooSmall> {
+        let memory_mib_max = u32::try_from(share.memory_bytes() >> 20).unwrap_or(u32::MAX);
         match memory_mib_max >= Size::default().memory_mib {
             true => Ok(Self { driver, memory_mib_max }),
             false => Err(TooSmall(memory_mib_max)),
@@ -106,7 +103,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_is_refused_before_it_is_tried() {
-        let guest = Fits::within(Any, 1024).unwrap();
+        let guest = Fits::within(Any, Share::of_mib(896)).unwrap();
         let of =
             |memory_mib| Kind { size: Size { memory_mib, ..Size::default() }, ..Kind::default() };
         assert!(guest.prepare(of(896)).await.is_ok());
@@ -117,10 +114,10 @@ mod tests {
 
     #[test]
     fn a_guest_too_small_for_the_usual_class_says_so() {
-        let usual = u64::from(Size::default().memory_mib);
-        assert!(Fits::within(Any, usual + RESERVED_MIB).is_ok());
-        let error = Fits::within(Any, usual + RESERVED_MIB - 1).err().unwrap();
+        let usual = Size::default().memory_mib;
+        assert!(Fits::within(Any, Share::of_mib(usual)).is_ok());
+        let error = Fits::within(Any, Share::of_mib(usual - 1)).err().unwrap();
         assert!(error.to_string().contains("--guest-memory"), "{error}");
-        assert!(Fits::within(Any, 0).is_err());
+        assert!(Fits::within(Any, Share::of_mib(0)).is_err());
     }
 }

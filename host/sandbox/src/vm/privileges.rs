@@ -1,15 +1,22 @@
-//! What QEMU may do on this machine: as much as user 65534, also where root starts it. A guest that
-//! breaks out of its machine is then nobody, with the devices in its hands that it had before.
+//! What QEMU may do on this machine. Where root starts it, it is a user of its own, whom nothing else
+//! belongs to: a guest that breaks out of its machine has no more than the devices that it had before,
+//! and who is nobody else, as containers are, does not read its memory. Where an ordinary user starts
+//! it, it is that user. Either way it has no capability.
 
 use std::{ffi::OsStr, io, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::{
     process::{Gid, Uid, geteuid},
-    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
 };
 
 use super::{Accelerator, KVM_DEVICE, Machine, Protection, SEV_DEVICE};
-use crate::driver::NOBODY;
+
+/// QEMU's user and group: between those that service managers give away and nobody's.
+const OWN: u32 = 65_533;
 
 /// Read and write, for a group and for others.
 const GROUP_MAY: u32 = 0o060;
@@ -64,15 +71,20 @@ fn opened_by(mode: u32, group: u32) -> Opened {
     }
 }
 
-/// As root: becomes nobody, with these groups. There is one thread yet.
+/// As root: becomes QEMU's user, with these groups. As anybody: gives up what can be given up. There is
+/// one thread yet.
 pub(super) fn give_up(groups: &OsStr) -> io::Result<()> {
-    if !geteuid().is_root() {
-        return Ok(());
+    if geteuid().is_root() {
+        let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
+        set_thread_groups(&parsed(groups)?)?;
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
     }
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    set_thread_groups(&parsed(groups)?)?;
-    set_thread_res_gid(group, group, group)?;
-    Ok(set_thread_res_uid(user, user, user)?)
+    // A service manager may have given some to the plane.
+    clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(set_capabilities(None, none)?)
 }
 
 fn parsed(groups: &OsStr) -> io::Result<Vec<Gid>> {

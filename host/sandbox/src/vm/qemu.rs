@@ -14,13 +14,16 @@ use std::{
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{Signal, set_parent_process_death_signal},
+    process::{Signal, getppid, set_parent_process_death_signal},
     thread::set_no_new_privs,
 };
 use tokio::{net::UnixStream, sync::oneshot};
 
 use super::{image::GuestImage, privileges, vsock::Vsock};
-use crate::guest::{CHANNEL_PORT, REPORT_PORT};
+use crate::{
+    guest::{CHANNEL_PORT, REPORT_PORT},
+    lifeline::Orphan,
+};
 
 /// The argument that makes `toani-sandbox` become QEMU.
 pub const LAUNCHER_MODE: &str = "vm-launcher";
@@ -108,7 +111,12 @@ fn arguments(machine: &Machine, numbers: Numbers, command_line: &str) -> Vec<Str
                 Accelerator::Tcg => "max",
             };
             let accelerator = machine.accelerator.as_str();
-            put(&["-machine", "q35,usb=off,smm=off,vmport=off", "-accel", accelerator]);
+            put(&[
+                "-machine",
+                "q35,usb=off,smm=off,vmport=off,dump-guest-core=off",
+                "-accel",
+                accelerator,
+            ]);
             put(&["-cpu", processor]);
             "disable-legacy=on"
         }
@@ -119,7 +127,7 @@ fn arguments(machine: &Machine, numbers: Numbers, command_line: &str) -> Vec<Str
             let ram = format!("memory-backend-memfd,id=ram0,size={memory},share=true,prealloc=off");
             put(&[
                 "-machine",
-                "q35,confidential-guest-support=sev0,memory-backend=ram0,vmport=off",
+                "q35,confidential-guest-support=sev0,memory-backend=ram0,vmport=off,dump-guest-core=off",
             ]);
             put(&["-accel", "kvm", "-cpu", &machine.snp_processor]);
             put(&["-object", &object, "-object", &ram]);
@@ -210,6 +218,7 @@ pub(super) fn start(
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(LAUNCHER_MODE)
+        .arg(std::process::id().to_string())
         .arg(groups)
         .arg(qemu)
         .args(arguments(machine, numbers, &image.command_line))
@@ -253,18 +262,23 @@ fn spawn(mut command: Command, theirs: [OwnedFd; 3]) -> io::Result<oneshot::Rece
     Ok(ended)
 }
 
-/// Becomes QEMU, from a list of groups and QEMU's own words: a process of its own, without root's
+/// Becomes QEMU, from its parent's number, a list of groups and QEMU's own words: a process of its own, without root's
 /// rights, that asks to be killed with the one that started it, which QEMU itself does not.
 ///
 /// # Errors
 /// It cannot be executed.
 pub fn launcher(words: &[std::ffi::OsString]) -> io::Result<std::convert::Infallible> {
-    let [groups, program, arguments @ ..] = words else {
+    let [parent, groups, program, arguments @ ..] = words else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     // First: the wish to be killed goes with the user that had it.
     privileges::give_up(groups)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // One that was gone before is not noticed by that.
+    let living = getppid().map(|living| living.as_raw_pid().to_string());
+    if living.as_deref() != parent.to_str() {
+        return Err(io::Error::other(Orphan));
+    }
     set_no_new_privs(true)?;
     Err(Command::new(program).args(arguments).exec())
 }
@@ -340,7 +354,9 @@ mod tests {
         let all = arguments(&machine(protection), numbers, "quiet");
         assert_eq!(
             value(&all, "-machine"),
-            ["q35,confidential-guest-support=sev0,memory-backend=ram0,vmport=off"]
+            [
+                "q35,confidential-guest-support=sev0,memory-backend=ram0,vmport=off,dump-guest-core=off"
+            ]
         );
         assert_eq!(
             value(&all, "-object"),
