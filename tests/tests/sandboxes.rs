@@ -230,11 +230,13 @@ fn without_sev_snp_an_instance_that_asks_for_it_is_not_served() {
     let plane = Plane::init_with(&programs, &folder.path().join("home"), &["--snp"]).unwrap();
     let (guest, firmware) = (protected.path("guest"), protected.path("ovmf"));
     let programs = programs.to_str().unwrap();
-    let base = ["serve", "--listen", "127.0.0.1:0", "--programs", programs, "--guest", &guest];
+    let base = ["serve", "--listen", "127.0.0.1:0", "--programs", programs];
+    let vm = ["--sandbox", "vm", "--guest", &guest];
     for (more, expected) in [
-        (["--sandbox", "vm", "--snp", "--firmware", &firmware].as_slice(), "/dev/sev"),
-        (&["--sandbox", "vm", "--snp"], "AmdSev"),
-        (&["--sandbox", "vm"], "--sandbox vm --snp --firmware"),
+        ([&vm[..], &["--snp", "--firmware", &firmware]].concat().as_slice(), "/dev/sev"),
+        (&[&vm[..], &["--snp"]].concat(), "AmdSev"),
+        (&vm, "--sandbox vm --snp --firmware"),
+        (&["--sandbox", "native", "--guest", &guest], "are a virtual machine's"),
         (&["--sandbox", "native"], "--sandbox vm --snp --firmware"),
         (&["--sandbox", "native", "--snp"], "--sandbox vm --snp --firmware"),
     ] {
