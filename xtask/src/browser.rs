@@ -36,7 +36,7 @@ pub(crate) fn image(arguments: &[String]) -> Result<ExitCode> {
         ["--twice"] => true,
         _ => bail!("usage: ./x image browser [--twice]"),
     };
-    tools::provide(&[("mmdebstrap", "mmdebstrap", "")])?;
+    tools::provide(&[("mmdebstrap", "mmdebstrap", ""), ("npm", "npm", "")])?;
     let content = Content { playwright: playwright()?, connector: root_file_system::program()? };
     let image = built();
     content.build(&image)?;

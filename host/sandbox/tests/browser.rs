@@ -5,12 +5,11 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use common::{Bench, browse, connector, image, upstream::Upstream, with_browser};
+use common::{Bench, browse, connector, image, probe::tries, upstream::Upstream, with_browser};
 use toani_protocol::{
     job::{JobEnd, JobOutcome},
     limits::CONNECTIONS_MAX,
@@ -30,7 +29,8 @@ async fn each_class_runs_in_its_own_root_file_system() {
     for _ in 0..2 {
         let outcome = bench.run(&upstream.plan("/ok", Some(Injection::Bearer)), b"key").await;
         assert_eq!(outcome.end, JobEnd::Response { status: 200, body: b"{\"ok\":true}".to_vec() });
-        let tries = lines(&bench.run(&in_browser(upstream.plan("/ok", None)), b"tries").await);
+        let said = text(bench.run(&in_browser(upstream.plan("/ok", None)), b"tries").await);
+        let tries = tries(&said);
         // Files, sockets and memory it may have.
         for name in ["memfd", "stat", "socket unix", "socket inet", "mmap exec"] {
             assert_eq!(tries[name], "0", "{name}");
@@ -71,11 +71,9 @@ const NEVER: &[&str] = &[
     "sethostname",
 ];
 
-fn lines(outcome: &JobOutcome) -> BTreeMap<String, String> {
-    let JobEnd::Response { body, .. } = &outcome.end else { panic!("{:?}", outcome.end) };
-    let text = String::from_utf8(body.clone()).unwrap();
-    let line = |line: &str| line.rsplit_once(' ').map(|(name, value)| (name.into(), value.into()));
-    text.lines().filter_map(line).collect()
+fn text(outcome: JobOutcome) -> String {
+    let JobEnd::Response { body, .. } = outcome.end else { panic!("{:?}", outcome.end) };
+    String::from_utf8(body).unwrap()
 }
 
 /// A sandbox without one runs no job of that class, whatever the enclave says.

@@ -5,12 +5,11 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use common::{Bench, gvisor, limit, probe, root_of, runtimes, status, until};
+use common::{Bench, gvisor, limit, probe, probe::tries, root_of, runtimes, status, until};
 use toani_sandbox::{
     DriverKind, SpawnError, SupervisorClient,
     driver::{Driver, Kind},
@@ -35,10 +34,6 @@ fn with_tmp(mib: u32) -> Kind {
     kind
 }
 
-fn lines(report: &str) -> BTreeMap<&str, &str> {
-    report.lines().filter_map(|line| line.rsplit_once(' ')).collect()
-}
-
 /// Two containers, one after the other: the second finds nothing of the first, which has left a
 /// file and a process.
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +41,7 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let (driver, ended) = started().await;
     for _ in 0..2 {
         let report = driver.report(with_tmp(1)).await.unwrap();
-        let found = lines(&report);
+        let found = tries(&report);
         for (name, expected) in [
             ("canary", libc::ENOENT),
             ("processes", 1),

@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use common::probe;
+use common::{probe, probe::tries};
 use toani_sandbox::{
     DriverKind,
     driver::{Driver, Kind, Parked, Size},
@@ -22,10 +22,6 @@ async fn started() -> (Native, Ended) {
     (driver, ended)
 }
 
-fn lines(report: &str) -> BTreeMap<&str, &str> {
-    report.lines().filter_map(|line| line.rsplit_once(' ')).collect()
-}
-
 /// Two containers, one after the other: the second finds nothing of the first, which has left a
 /// file and a process.
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +29,7 @@ async fn each_is_confined_below_the_filter_and_finds_nothing_of_another() {
     let (driver, ended) = started().await;
     for _ in 0..2 {
         let report = driver.report(Size { tmp_mib: 1, ..Size::default() }).await.unwrap();
-        let found = lines(&report);
+        let found = tries(&report);
         for (name, expected) in [
             ("canary", libc::ENOENT),
             ("root", libc::EROFS),
@@ -78,7 +74,7 @@ async fn its_group_ends_one_that_uses_more_memory_than_its_class_has() {
     let other = driver.prepare(Kind::default()).await.unwrap();
     let small = |memory_mib| Size { memory_mib, tmp_mib: 64, ..Size::default() };
     let report = driver.report(small(128)).await.unwrap();
-    assert_eq!(lines(&report)["fill tmp"], libc::ENOSPC.to_string());
+    assert_eq!(tries(&report)["fill tmp"], libc::ENOSPC.to_string());
     let killed = driver.report(small(32)).await;
     assert!(killed.is_err(), "64 MiB of files in 32 MiB of memory: {killed:?}");
     assert!(other.is_sound(), "another one has not noticed");

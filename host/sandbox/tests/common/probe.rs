@@ -13,6 +13,11 @@ pub(crate) fn connecting(mut plan: Plan) -> Plan {
     plan
 }
 
+/// What a report says of each try: an error's number, where it is about one.
+pub(crate) fn tries(report: &str) -> BTreeMap<&str, &str> {
+    report.lines().filter_map(|line| line.rsplit_once(' ')).collect()
+}
+
 /// Runs the probe; what it tried and what came of it.
 pub(crate) async fn probed(bench: &Bench, plan: Plan) -> BTreeMap<String, String> {
     let outcome = bench.run(&connecting(plan), b"").await;
