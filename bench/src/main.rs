@@ -133,7 +133,8 @@ fn plane(sandbox: &'static str, home: &Path, upstream: &Brokerage) -> anyhow::Re
     Ok(plane)
 }
 
-/// Both sides, one after the other in each round, which begins after a pause; the first round warms up and is not counted.
+/// Both sides, one after the other in each round, each after the same pause: what one leaves to be
+/// done is not the other's. The first round warms up and is not counted.
 fn beside(
     rounds: usize,
     pause: Duration,
@@ -141,9 +142,12 @@ fn beside(
     mut other: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<[Side; 2]> {
     let mut sides = [Side::default(), Side::default()];
-    for round in 0..=rounds {
+    let mut after_pause = |run: &mut dyn FnMut() -> anyhow::Result<()>| {
         std::thread::sleep(pause);
-        let taken = [Round::of(&mut one)?, Round::of(&mut other)?];
+        Round::of(run)
+    };
+    for round in 0..=rounds {
+        let taken = [after_pause(&mut one)?, after_pause(&mut other)?];
         if round > 0 {
             sides.iter_mut().zip(&taken).for_each(|(side, round)| side.add(round));
         }

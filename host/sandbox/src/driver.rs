@@ -1,6 +1,6 @@
 //! What a driver is: it prepares containers, and each is used once.
 
-use std::path::PathBuf;
+use std::{any::Any, path::PathBuf};
 
 use toani_protocol::{
     instance::RootFileSystems,
@@ -114,8 +114,19 @@ pub trait Parked: Send + 'static {
     /// Whether it still waits: one that has ended, whatever the reason, gets no job.
     fn is_sound(&self) -> bool;
 
-    /// Runs one job and ends the container. By value: there is no second job.
-    fn run(self, work: Work) -> impl Future<Output = JobOutcome> + Send;
+    /// Runs one job; what was its container has only to end. By value: there is no second job.
+    fn run(self, work: Work) -> impl Future<Output = (JobOutcome, Used)> + Send;
+}
+
+/// A container that had its job, and to which nothing leads any more. Dropping it ends it.
+#[must_use]
+#[derive(Debug)]
+pub struct Used(#[expect(dead_code, reason = "its drop is what it is for")] Box<dyn Any + Send>);
+
+impl Used {
+    pub fn new(container: impl Send + 'static) -> Self {
+        Self(Box::new(container))
+    }
 }
 
 /// No container came about; no job was given to one.

@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     cgroup::{Group, Limits},
     confinement::{self, Line, Runs},
-    driver::{self, Driver, Kind, NOBODY, Parked, PrepareError, Size},
+    driver::{self, Driver, Kind, NOBODY, Parked, PrepareError, Size, Used},
     ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     root::{RootError, Roots},
@@ -324,12 +324,9 @@ impl Parked for GvisorParked {
         driver::is_silent(&self.streams.job)
     }
 
-    async fn run(self, work: Work) -> JobOutcome {
+    async fn run(self, work: Work) -> (JobOutcome, Used) {
         let Self { container, streams } = self;
-        let outcome = execution::run(streams, work).await;
-        // Its end takes longer than the job; nobody has to wait for it.
-        drop(container);
-        outcome
+        (execution::run(streams, work).await, Used::new(container))
     }
 }
 

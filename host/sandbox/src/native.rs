@@ -38,7 +38,7 @@ use tokio::{
 use crate::{
     cgroup::{self, Group},
     confinement::{self, Line, Runs},
-    driver::{self, Driver, Kind, Parked, PrepareError, Size},
+    driver::{self, Driver, Kind, Parked, PrepareError, Size, Used},
     ending::{END, Ended, Ending},
     execution::{self, Streams, Work},
     lifeline,
@@ -288,10 +288,9 @@ impl Parked for NativeParked {
         !self.container.has_ended()
     }
 
-    async fn run(self, work: Work) -> JobOutcome {
-        let outcome = execution::run(self.streams, work).await;
-        self.container.end().await;
-        outcome
+    async fn run(self, work: Work) -> (JobOutcome, Used) {
+        let Self { streams, container } = self;
+        (execution::run(streams, work).await, Used::new(container))
     }
 }
 

@@ -14,15 +14,21 @@ use tokio::{
 };
 
 use crate::{
-    driver::{Driver, Kind, Parked, PrepareError},
+    driver::{Driver, Kind, Parked, PrepareError, Used},
     supervisor::log,
 };
 
 /// Containers that wait, of each kind that was asked for lately.
 pub const WAITING_MAX: usize = 8;
-/// If fewer wait, more are prepared at once, and else when a job has ended: it has the processors to
-/// itself meanwhile.
+/// If fewer wait, more are prepared at once, and else when a job is answered: it has the processors
+/// to itself meanwhile.
 const LOW: usize = WAITING_MAX / 2;
+/// From a job's end to its agent's answer: several times what the way through enclave and gateway
+/// takes. To end a container and to start another keeps two processors busy for longer.
+const ANSWERING: Duration = Duration::from_millis(10);
+/// Used containers that end after this. When jobs end so fast that there are more, the others end
+/// at once: then there is always an answer on its way.
+const USED_MAX: usize = WAITING_MAX;
 /// Kinds that containers wait for; the one that was asked for longest ago makes room.
 const KINDS_MAX: usize = 8;
 /// A container that has waited for so long is ended unused, when one of its kind is asked for.
@@ -43,6 +49,8 @@ pub(crate) struct Pool<D: Driver> {
     shelves: Shelves<D::Parked>,
     /// Starting more at once than there are processors makes each of them later.
     preparing: Arc<Semaphore>,
+    /// Room for used containers.
+    used: Arc<Semaphore>,
     /// Jobs that have waited for too long.
     late: Arc<watch::Sender<usize>>,
 }
@@ -66,6 +74,7 @@ impl<D: Driver> Pool<D> {
             driver,
             shelves: Arc::default(),
             preparing: Arc::new(Semaphore::new(at_once)),
+            used: Arc::new(Semaphore::new(USED_MAX)),
             late: Arc::default(),
         };
         drop(pool.pop(Kind::default()));
@@ -96,6 +105,22 @@ impl<D: Driver> Pool<D> {
             }
         };
         taken.unwrap_or_else(|_| Err(PrepareError("none came to wait in time".into())))
+    }
+
+    /// Ends a container, and lets another take its place, when the answer of its job is given.
+    pub(crate) fn clear_away(self: &Arc<Self>, kind: Kind, used: Used) {
+        let Ok(room) = Arc::clone(&self.used).try_acquire_owned() else {
+            drop(used);
+            return self.fill(kind);
+        };
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERING).await;
+            drop((used, room));
+            if let Some(pool) = pool.upgrade() {
+                pool.fill(kind);
+            }
+        });
     }
 
     /// How many jobs have waited for longer than [`EMPTY_MAX`], now and from now on.

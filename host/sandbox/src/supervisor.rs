@@ -270,7 +270,7 @@ async fn made<E: EvidenceSource>(
 }
 
 async fn run<D: Driver>(
-    pool: &Pool<D>,
+    pool: &Arc<Pool<D>>,
     execution: &impl std::fmt::Display,
     work: Work,
 ) -> JobOutcome {
@@ -282,8 +282,8 @@ async fn run<D: Driver>(
     }
     match pool.take(kind).await {
         Ok(parked) => {
-            let outcome = parked.run(work).await;
-            pool.fill(kind);
+            let (outcome, used) = parked.run(work).await;
+            pool.clear_away(kind, used);
             outcome
         }
         Err(error) => {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Bench, children_of, drivers, memory_of_all, paths, probe, probe::connecting,
+    Bench, children_of, drivers, memory_of_all, paths, probe, probe::connecting, until,
     upstream::Upstream, waiting,
 };
 use toani_protocol::{job::JobEnd, policy::Injection};
@@ -89,9 +89,12 @@ async fn one_that_uses_up_the_memory_of_all_ends_alone() {
     let outcome = bench.run(&plan, b"memory").await;
     assert_eq!(outcome.end, JobEnd::ConnectorFailed);
     assert!(met(&all), "it was not the limit of all that ended it");
-    let still = children_of(bench.launcher());
-    let gone = waiting.iter().filter(|pid| !still.contains(pid)).count();
-    assert_eq!(gone, 1, "the one that was used");
+    let gone = || {
+        let still = children_of(bench.launcher());
+        waiting.iter().filter(|pid| !still.contains(pid)).count()
+    };
+    until("the one that was used has ended", || gone() > 0).await;
+    assert_eq!(gone(), 1, "nobody else");
     let next = bench.run(&plan, b"peaceful").await.end;
     assert!(matches!(next, JobEnd::Response { status: 200, .. }), "{next:?}");
 }

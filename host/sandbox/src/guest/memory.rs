@@ -72,7 +72,10 @@ mod tests {
     use toani_protocol::job::JobOutcome;
 
     use super::*;
-    use crate::{driver::Parked, execution::Work};
+    use crate::{
+        driver::{Parked, Used},
+        execution::Work,
+    };
 
     struct Any;
 
@@ -84,7 +87,7 @@ mod tests {
             true
         }
 
-        async fn run(self, _: Work) -> JobOutcome {
+        async fn run(self, _: Work) -> (JobOutcome, Used) {
             unreachable!("no job")
         }
     }

@@ -51,8 +51,8 @@ impl Parked for Counted {
         self.sound.load(Ordering::Relaxed)
     }
 
-    async fn run(self, _: Work) -> JobOutcome {
-        execution::not_run()
+    async fn run(self, _: Work) -> (JobOutcome, Used) {
+        (execution::not_run(), Used::new(self))
     }
 }
 
@@ -116,6 +116,39 @@ async fn more_come_at_once_when_few_wait_and_else_when_they_are_asked_for() {
     tokio::task::yield_now().await;
     filled(&pool, Kind::default()).await;
     assert_eq!(prepared(), before);
+}
+
+/// As a supervisor does with one that had its job.
+fn used(pool: &Arc<Pool<Counting>>, container: Counted) {
+    pool.clear_away(Kind::default(), Used::new(container));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_has_the_processors_until_it_is_given() {
+    let pool = Arc::new(Pool::new(Arc::new(Counting::new())));
+    filled(&pool, Kind::default()).await;
+    let began = Instant::now();
+    used(&pool, pool.take(Kind::default()).await.unwrap());
+    drop(pool.driver.ended.acquire().await.unwrap());
+    filled(&pool, Kind::default()).await;
+    assert_eq!(began.elapsed(), ANSWERING);
+    assert_eq!(pool.driver.prepared.load(Ordering::Relaxed), WAITING_MAX + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn used_containers_that_are_many_end_at_once() {
+    let pool = Arc::new(Pool::new(Arc::new(Counting::new())));
+    let ended = || pool.driver.ended.available_permits();
+    for _ in 0..USED_MAX {
+        used(&pool, pool.driver.prepare(Kind::default()).await.unwrap());
+    }
+    assert_eq!(ended(), 0);
+    used(&pool, pool.driver.prepare(Kind::default()).await.unwrap());
+    assert_eq!(ended(), 1);
+    let began = Instant::now();
+    let all = u32::try_from(1 + USED_MAX).unwrap();
+    drop(pool.driver.ended.acquire_many(all).await.unwrap());
+    assert_eq!(began.elapsed(), ANSWERING);
 }
 
 #[tokio::test]
