@@ -183,6 +183,15 @@ impl Hierarchy {
         }
     }
 
+    /// A thread that moves itself is there at once. For a process the kernel holds up whatever forks
+    /// or ends on the machine, which takes some 10 ms; version 2 moves processes only.
+    fn entrance(&self) -> PathBuf {
+        self.folder.join(match self.version {
+            Version::One => "tasks",
+            Version::Two => "cgroup.procs",
+        })
+    }
+
     fn has(&self, controller: &str) -> bool {
         self.controllers.contains(&controller)
     }
@@ -238,15 +247,19 @@ impl Group {
         first.unwrap_or_default()
     }
 
-    /// Where a process writes its number to be in it.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
         self.hierarchies.iter().map(|hierarchy| hierarchy.folder.as_path())
     }
 
+    /// Files into which a process of one thread writes 0 to be in it.
+    pub(crate) fn entrances(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(Hierarchy::entrance)
+    }
+
     /// The same, opened by whoever may, for a process that may not.
-    pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
-        let files = self.folders().map(|folder| folder.join("cgroup.procs"));
-        files.map(|file| Ok(fs::File::options().write(true).open(file)?.into())).collect()
+    pub(crate) fn open_entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |file| Ok(fs::File::options().write(true).open(file)?.into());
+        self.entrances().map(open).collect()
     }
 
     /// Processes that are in it.

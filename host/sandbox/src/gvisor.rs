@@ -195,7 +195,7 @@ impl Gvisor {
             runtime.extend([option.into(), folder.join(name).into()]);
         }
         let order = Order {
-            groups: group.folders().map(Path::to_path_buf).collect(),
+            groups: group.entrances().collect(),
             runtime,
             bundle: folder,
             id,

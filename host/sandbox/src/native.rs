@@ -155,7 +155,7 @@ impl Native {
     async fn try_launch(&self, size: Size, runs: Runs) -> io::Result<(Container, Streams)> {
         let id = workspace::new_id()?;
         let group = self.workspace.groups().group(&id, group_limits(size))?;
-        let entrances = group.entrances()?;
+        let entrances = group.open_entrances()?;
         // From here on whatever happens ends where nobody waits for it.
         let mut container = Container {
             process: None,

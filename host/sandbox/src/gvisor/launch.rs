@@ -2,6 +2,7 @@
 //! that each of them does, before it becomes the runtime.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     ffi::OsString,
     fs::{self, File},
@@ -17,10 +18,12 @@ use std::{
 
 use anyhow::{Context, bail};
 use rustix::{
+    io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Resource, Rlimit, setrlimit},
     thread::set_no_new_privs,
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tokio::{
     process::{Child, Command as TokioCommand},
     runtime::Handle,
@@ -35,13 +38,17 @@ pub const LAUNCHER_MODE: &str = "gvisor-launcher";
 const END_OF_GROUPS: &str = "--";
 /// Comes with the doors.
 const DOORS: &[u8] = b"doors";
+/// The runtime's kernel puts its own streams at 256 and the next two numbers. When a process of
+/// several threads needs more room for that, the kernel lets it wait for a grace period: so the
+/// room is inherited.
+const HIGH_FD: i32 = 320;
 /// Orders that wait for the thread.
 const QUEUE_MAX: usize = 64;
 
 /// One runtime to start.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Folders of the groups that it enters.
+    /// Entrances of its groups.
     pub(super) groups: Vec<PathBuf>,
     /// With its options, up to the command.
     pub(super) runtime: Vec<OsString>,
@@ -136,8 +143,7 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
         bail!("no runtime is named");
     };
     for group in groups {
-        let file = Path::new(group).join("cgroup.procs");
-        fs::write(&file, "0").with_context(|| format!("cannot enter {}", file.display()))?;
+        fs::write(group, "0").with_context(|| format!("cannot enter {}", group.display()))?;
     }
     // Where all of the machine's memory is used up, a container goes before the plane. The runtime
     // does not do it by its bundle's word.
@@ -146,12 +152,31 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let (_, doors) = descriptors::receive(rustix::stdio::stderr(), &mut [0; DOORS.len()])?;
     rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?;
-    // Without close-on-exec: the runtime finds them under these numbers.
-    let doors: Vec<OwnedFd> = doors.iter().map(rustix::io::dup).collect::<Result<_, _>>()?;
+    let doors: Vec<OwnedFd> = doors.iter().map(high).collect::<Result<_, _>>()?;
+    without_barriers()?;
     let passed = doors.iter().zip(DOOR_FD..).flat_map(|(door, inside)| {
         ["--pass-fd".to_owned(), format!("{}:{inside}", door.as_raw_fd())]
     });
     let error =
         Command::new(program).args(options).args(passed).args([bundle_option, bundle, id]).exec();
     Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
+}
+
+/// A descriptor under a number from [`HIGH_FD`] on, under which the runtime finds it.
+fn high(door: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let door = fcntl_dupfd_cloexec(door, HIGH_FD)?;
+    fcntl_setfd(&door, FdFlags::empty())?;
+    Ok(door)
+}
+
+/// From here on membarrier(2) is not there. The runtime registers for it at each of its four starts,
+/// each time for a grace period of the kernel's (10 ms), for the sake of programs that use it.
+fn without_barriers() -> Result<(), seccompiler::Error> {
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_membarrier, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
 }
