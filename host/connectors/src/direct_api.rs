@@ -73,7 +73,7 @@ fn execute_inner(job: &Job, mut door: UnixStream) -> Result<JobEnd, JobEnd> {
     let timeout = plan.class.timeout_ms.min(EXECUTION_MS_MAX);
     let deadline = began + Duration::from_millis(timeout.into());
 
-    door::open(&mut door, &plan.endpoint, deadline)?;
+    door::ask(&mut door, &plan.endpoint)?;
     let session = Session::open(door, tls, &plan.endpoint.host, deadline)?;
     let body_max = plan.class.response_bytes_max.min(RESPONSE_BYTES_MAX);
     let exchange = exchange(session.clone(), request, usize::try_from(body_max).unwrap_or(0));

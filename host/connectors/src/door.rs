@@ -12,26 +12,33 @@ use toani_protocol::{job::JobEnd, policy::Endpoint};
 const ANSWER_BYTES_MAX: usize = 256;
 const END: &[u8] = b"\r\n\r\n";
 
-/// Asks the door for `endpoint`; on success the stream leads there.
+/// Asks the door for `endpoint`. What is written next goes there, if the door opens.
+///
+/// # Errors
+/// There is nobody at the door.
+pub fn ask(door: &mut UnixStream, endpoint: &Endpoint) -> Result<(), JobEnd> {
+    let request = format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n");
+    door.write_all(request.as_bytes()).map_err(|_| JobEnd::ConnectorFailed)
+}
+
+/// Waits for the door to open. Returns what the endpoint has said already.
 ///
 /// # Errors
 /// The definite end of the execution, if the door does not open in time.
-pub fn open(door: &mut UnixStream, endpoint: &Endpoint, deadline: Instant) -> Result<(), JobEnd> {
-    let request = format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n");
-    door.write_all(request.as_bytes()).map_err(|_| JobEnd::ConnectorFailed)?;
-    meaning(&read_answer(door, deadline)?)
+pub fn answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobEnd> {
+    let (answer, early) = read_answer(door, deadline)?;
+    meaning(&answer)?;
+    Ok(early)
 }
 
-/// Reads the answer, which ends with an empty line. Whoever speaks TLS speaks after us: an upstream
-/// of which something has come already does not.
-fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, JobEnd> {
+/// Reads the answer, which ends with an empty line, and what came with it.
+fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<(Vec<u8>, Vec<u8>), JobEnd> {
     let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
     let mut chunk = [0; ANSWER_BYTES_MAX];
     loop {
-        match answer.windows(END.len()).position(|part| part == END) {
-            Some(at) if at + END.len() == answer.len() => return Ok(answer),
-            Some(_) => return Err(JobEnd::TlsRefused),
-            None => {}
+        if let Some(at) = answer.windows(END.len()).position(|part| part == END) {
+            let early = answer.split_off(at + END.len());
+            return Ok((answer, early));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -65,12 +72,13 @@ fn meaning(answer: &[u8]) -> Result<(), JobEnd> {
 mod tests {
     use super::*;
 
-    fn asked(answer: &[u8]) -> (Result<(), JobEnd>, Vec<u8>) {
+    fn asked(says: &[u8]) -> (Result<Vec<u8>, JobEnd>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(answer).unwrap();
+        theirs.write_all(says).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         let endpoint = Endpoint { host: "example.org".into(), port: 8443, private: false };
-        let end = open(&mut ours, &endpoint, Instant::now() + Duration::from_secs(5));
+        ask(&mut ours, &endpoint).unwrap();
+        let end = answer(&mut ours, Instant::now() + Duration::from_secs(5));
         drop(ours);
         let mut request = Vec::new();
         theirs.read_to_end(&mut request).unwrap_or_default();
@@ -80,27 +88,26 @@ mod tests {
     #[test]
     fn each_answer_has_one_meaning() {
         let (end, request) = asked(b"HTTP/1.1 200 open\r\n\r\n");
-        assert_eq!(end, Ok(()));
+        assert_eq!(end.unwrap(), b"");
         assert_eq!(request, b"CONNECT example.org:8443 HTTP/1.1\r\n\r\n");
-        for (answer, end) in [
+        assert_eq!(asked(b"HTTP/1.1 200 open\r\n\r\nearly").0.unwrap(), b"early");
+        for (says, end) in [
             (b"HTTP/1.1 403 x\r\n\r\n".as_slice(), JobEnd::AddressRefused),
             (b"HTTP/1.1 502 x\r\n\r\n", JobEnd::Unreachable),
             (b"HTTP/1.1 504 x\r\n\r\n", JobEnd::Unreachable),
             (b"HTTP/1.1 404 x\r\n\r\n", JobEnd::ConnectorFailed),
             (b"HTTP/1.1 200 ", JobEnd::ConnectorFailed),
-            (b"HTTP/1.1 200 open\r\n\r\nearly", JobEnd::TlsRefused),
             (b"", JobEnd::ConnectorFailed),
             (&[b'x'; 4096], JobEnd::ConnectorFailed),
         ] {
-            assert_eq!(asked(answer).0, Err(end));
+            assert_eq!(asked(says).0, Err(end));
         }
     }
 
     #[test]
     fn a_silent_door_ends_in_time() {
         let (mut ours, _theirs) = UnixStream::pair().unwrap();
-        let endpoint = Endpoint { host: "example.org".into(), port: 443, private: false };
         let deadline = Instant::now() + Duration::from_millis(30);
-        assert_eq!(open(&mut ours, &endpoint, deadline), Err(JobEnd::TimedOut));
+        assert_eq!(answer(&mut ours, deadline), Err(JobEnd::TimedOut));
     }
 }

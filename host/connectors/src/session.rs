@@ -24,12 +24,16 @@ use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use toani_protocol::job::JobEnd;
 
+use crate::door;
+
 /// Plaintext taken out of a session at once.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 struct Inner {
     tls: ClientConnection,
     socket: UnixStream,
+    /// Came with the door's answer, before what is in the socket.
+    early: Vec<u8>,
     /// The upstream broke TLS itself, in the handshake or later.
     refused: bool,
 }
@@ -45,22 +49,27 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Completes the handshake with `host` over `socket`.
+    /// Completes the handshake with `host` through a door that has been asked to lead there. The
+    /// first message goes out before the door has answered: to be woken in between is dear where a
+    /// kernel in user space does it, and nothing in that message is secret.
     ///
     /// # Errors
-    /// [`JobEnd::TlsRefused`] if the upstream is not who it should be or does not speak TLS,
-    /// [`JobEnd::TimedOut`] if that takes too long.
+    /// What the door's answer means; [`JobEnd::TlsRefused`] if the upstream is not who it should be or
+    /// does not speak TLS, [`JobEnd::TimedOut`] if that takes too long.
     pub fn open(
-        socket: UnixStream,
+        mut socket: UnixStream,
         config: ClientConfig,
         host: &str,
         deadline: Instant,
     ) -> Result<Self, JobEnd> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| JobEnd::TlsRefused)?;
-        let tls =
+        let mut tls =
             ClientConnection::new(Arc::new(config), name).map_err(|_| JobEnd::ConnectorFailed)?;
+        // A door that does not open is no reader. Why it does not is in its answer.
+        let _ = tls.write_tls(&mut socket);
+        let early = door::answer(&mut socket, deadline)?;
         socket.set_nonblocking(true).map_err(|_| JobEnd::ConnectorFailed)?;
-        let session = Self(Rc::new(RefCell::new(Inner { tls, socket, refused: false })));
+        let session = Self(Rc::new(RefCell::new(Inner { tls, socket, early, refused: false })));
         let handshake = std::future::poll_fn(|_| session.0.borrow_mut().shake());
         match session.run(deadline, handshake)? {
             Ok(()) => Ok(session),
@@ -153,7 +162,8 @@ impl Inner {
     /// Takes in records; 0 is the end of the stream.
     fn receive(&mut self) -> Poll<io::Result<usize>> {
         loop {
-            match self.tls.read_tls(&mut self.socket) {
+            let early = std::mem::take(&mut self.early);
+            match self.tls.read_tls(&mut early.as_slice().chain(&mut self.socket)) {
                 Ok(count) => {
                     if self.tls.process_new_packets().is_err() {
                         self.refused = true;

@@ -148,9 +148,11 @@ async fn converse(mut stream: UnixStream, work: &Work, scrubber: &mut Scrubber) 
         return None;
     }
     let length = u32::try_from(job.len()).ok()?;
-    stream.write_all(&length.to_le_bytes()).await.ok()?;
-    stream.write_all(&job).await.ok()?;
+    // At once: whoever reads it is woken once.
+    let frame = Zeroizing::new([&length.to_le_bytes(), job.as_slice()].concat());
     drop(job);
+    stream.write_all(&frame).await.ok()?;
+    drop(frame);
     stream.shutdown().await.ok()?;
 
     let body_max = usize::try_from(work.response_bytes_max()).ok()?;
