@@ -142,7 +142,7 @@ fn beside(
     mut other: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<[Side; 2]> {
     let mut sides = [Side::default(), Side::default()];
-    let mut after_pause = |run: &mut dyn FnMut() -> anyhow::Result<()>| {
+    let after_pause = |run: &mut dyn FnMut() -> anyhow::Result<()>| {
         std::thread::sleep(pause);
         Round::of(run)
     };
