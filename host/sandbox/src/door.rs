@@ -3,7 +3,8 @@
 //! At a door the container asks `CONNECT host:port HTTP/1.1`, and nothing more. There is nothing to parse:
 //! either the bytes are those that the plan allows, or the door stays shut. The door resolves the
 //! name itself, once, and judges the addresses that it then connects to: a name that leads inwards
-//! is refused whatever the container believes, and whatever the name leads to a moment later.
+//! is refused whatever the container believes, and whatever the name leads to a moment later. Through
+//! the open door goes TLS with that name, and nothing else.
 
 use std::{
     io,
@@ -26,6 +27,8 @@ use tokio::{
 };
 
 use crate::address::reach;
+
+mod hello;
 
 /// The request for the door, with its headers.
 const HEAD_BYTES_MAX: usize = 1024;
@@ -130,10 +133,7 @@ async fn serve_resolved(mut inside: UnixStream, resolving: impl Future<Output = 
         Ok(()) => match connect(resolving, way.endpoint.private).await {
             Ok(outside) => {
                 let count = way.open();
-                if inside.write_all(b"HTTP/1.1 200 open\r\n\r\n").await.is_ok() {
-                    relay(inside, outside, way, &count).await;
-                }
-                return;
+                return go_on(inside, outside, way, &count).await;
             }
             Err(shut) => shut,
         },
@@ -141,6 +141,17 @@ async fn serve_resolved(mut inside: UnixStream, resolving: impl Future<Output = 
     };
     // The container may be gone; then nobody needs the answer.
     let _ = inside.write_all(answer.line()).await;
+}
+
+/// Says that the door is open, and relays if what goes out first may.
+async fn go_on(mut inside: UnixStream, mut outside: TcpStream, way: &Way, count: &Count) {
+    if inside.write_all(b"HTTP/1.1 200 open\r\n\r\n").await.is_err() {
+        return;
+    }
+    let Some(hello) = hello::read(&mut inside, &way.endpoint.host).await else { return };
+    if pass(&hello, &mut outside, &way.out_left, &count.bytes_out).await.is_some() {
+        relay(inside, outside, way, count).await;
+    }
 }
 
 /// Why the door stays shut.
@@ -231,18 +242,26 @@ async fn pump(
 ) {
     let mut chunk = vec![0; COPY_BYTES];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
-        let length = u64::try_from(read).unwrap_or(u64::MAX);
-        let less = |left: u64| left.checked_sub(length);
-        if left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_err() {
-            break;
-        }
-        count.fetch_add(length, Ordering::AcqRel);
         let part = chunk.get(..read).unwrap_or_default();
-        if to.write_all(part).await.is_err() {
+        if pass(part, &mut to, left, count).await.is_none() {
             break;
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// `None` if so much is not left, or nobody takes it.
+async fn pass(
+    part: &[u8],
+    to: &mut (impl AsyncWrite + Unpin),
+    left: &AtomicU64,
+    count: &AtomicU64,
+) -> Option<()> {
+    let length = u64::try_from(part.len()).ok()?;
+    let less = |left: u64| left.checked_sub(length);
+    left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok()?;
+    count.fetch_add(length, Ordering::AcqRel);
+    to.write_all(part).await.ok()
 }
 
 #[cfg(test)]

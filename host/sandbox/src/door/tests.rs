@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring};
 use tokio::net::TcpListener;
 
 fn endpoint(host: &str, port: u16, private: bool) -> Endpoint {
@@ -33,6 +34,19 @@ fn connect_line(endpoint: &Endpoint) -> Vec<u8> {
     format!("CONNECT {endpoint} HTTP/1.1\r\n\r\n").into_bytes()
 }
 
+/// The first message of a TLS client that means to speak to `host`.
+fn hello(host: &'static str) -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), host.try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 #[tokio::test]
 async fn opens_to_the_endpoint_and_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -45,14 +59,109 @@ async fn opens_to_the_endpoint_and_counts() {
         all
     });
     let to = endpoint("127.0.0.1", port, true);
-    let request = [connect_line(&to), b"ping".to_vec()].concat();
-    let (answer, way) = ask(to.clone(), &request).await;
+    let out = [hello("127.0.0.1"), b"ping".to_vec()].concat();
+    let (answer, way) = ask(to.clone(), &[connect_line(&to), out.clone()].concat()).await;
     assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\npong!");
-    assert_eq!(upstream.await.unwrap(), b"ping");
+    assert_eq!(upstream.await.unwrap(), out, "byte for byte");
+    let bytes_out = u64::try_from(out.len()).unwrap();
     assert_eq!(
         way.connections(),
-        [Connection { host: "127.0.0.1".into(), port, bytes_out: 4, bytes_in: 5 }]
+        [Connection { host: "127.0.0.1".into(), port, bytes_out, bytes_in: 5 }]
     );
+}
+
+/// What comes out at `upstream` of what goes in, where `host` leads there.
+async fn let_through(host: &str, out: &[u8], upstream: &TcpListener) -> Vec<u8> {
+    let there = upstream.local_addr().unwrap();
+    let to = endpoint(host, there.port(), true);
+    let (inside, mut container) = UnixStream::pair().unwrap();
+    container.write_all(&connect_line(&to)).await.unwrap();
+    container.write_all(out).await.unwrap();
+    container.shutdown().await.unwrap();
+    let way = way(&to);
+    let door = serve_resolved(inside, std::future::ready(Ok(vec![there])), &way);
+    let mut come = Vec::new();
+    let reading = async {
+        let (mut stream, _) = upstream.accept().await.unwrap();
+        stream.read_to_end(&mut come).await.unwrap();
+    };
+    tokio::join!(door, reading);
+    let [Connection { bytes_out, .. }] = way.connections()[..] else { panic!("one connection") };
+    assert_eq!(bytes_out, u64::try_from(come.len()).unwrap());
+    come
+}
+
+/// One address may be several hosts', and only TLS says which is meant.
+#[tokio::test]
+async fn nothing_goes_out_but_tls_that_names_the_endpoint() {
+    const HOST: &str = "api.example.org";
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let spoken = hello(HOST);
+    assert_eq!(let_through(HOST, &spoken, &upstream).await, spoken);
+    let nameless = hello("127.0.0.1");
+    assert_eq!(let_through("127.0.0.1", &nameless, &upstream).await, nameless);
+
+    let short = spoken.get(..spoken.len() - 1).unwrap().to_vec();
+    let mut longer = spoken.clone();
+    // The record's own length.
+    longer[3..5].copy_from_slice(&u16::MAX.to_be_bytes());
+    let mut two_names = spoken.clone();
+    let name = two_names.windows(HOST.len()).position(|part| part == HOST.as_bytes()).unwrap();
+    two_names[name - 5..name - 3].copy_from_slice(&9u16.to_be_bytes());
+    for (what, host, out) in [
+        ("another name", HOST, hello("evil.example.org")),
+        ("a name above it", HOST, hello("example.org")),
+        ("no name", HOST, hello("127.0.0.1")),
+        ("a name for an address", "127.0.0.1", hello(HOST)),
+        ("a name for an IPv6 address", "[::1]", hello(HOST)),
+        ("a list of names that is cut", HOST, two_names),
+        ("half of one", HOST, short),
+        ("a record that is too long", HOST, longer),
+        ("plain HTTP", HOST, format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").into_bytes()),
+        ("HTTP/2 without TLS", HOST, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("another protocol", HOST, b"SSH-2.0-any\r\n".to_vec()),
+        ("a byte before it", HOST, [b"\0".as_slice(), &spoken].concat()),
+        ("a line before it", HOST, [b"\r\n".as_slice(), &spoken].concat()),
+        ("an alert before it", HOST, [b"\x15\x03\x03\0\x02\x01\0".as_slice(), &spoken].concat()),
+        ("records without end", HOST, b"\x16\x03\x01\0\x01\x01".repeat(hello::HELLO_BYTES_MAX)),
+        ("nothing", HOST, Vec::new()),
+    ] {
+        assert_eq!(let_through(host, &out, &upstream).await, b"", "{what}");
+    }
+}
+
+/// In as many pieces as there are bytes.
+#[tokio::test]
+async fn a_hello_may_come_byte_by_byte() {
+    let spoken = hello("api.example.org");
+    let (mut inside, mut container) = UnixStream::pair().unwrap();
+    let writing = async {
+        for byte in &spoken {
+            container.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let (read, ()) = tokio::join!(hello::read(&mut inside, "api.example.org"), writing);
+    assert_eq!(read, Some(spoken));
+}
+
+#[tokio::test]
+async fn an_endless_question_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = endpoint("127.0.0.1", listener.local_addr().unwrap().port(), true);
+    let taken = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap_or_default()
+    });
+    let (inside, mut container) = UnixStream::pair().unwrap();
+    let way = way(&to);
+    let door = tokio::spawn(serve(inside, Arc::clone(&way)));
+    container.write_all(&[connect_line(&to), hello("127.0.0.1")].concat()).await.unwrap();
+    let endless = async { while container.write_all(&[b'x'; 65536]).await.is_ok() {} };
+    let ((), taken, door) = tokio::join!(endless, taken, door);
+    door.unwrap();
+    assert!(taken.unwrap() <= OUT_BYTES_MAX);
+    assert!(way.connections()[0].bytes_out <= OUT_BYTES_MAX);
 }
 
 #[tokio::test]
@@ -158,7 +267,7 @@ async fn what_follows_the_head_is_the_upstreams_and_opens_nothing() {
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let [to, evil] = [&upstream, &other]
         .map(|there| endpoint("127.0.0.1", there.local_addr().unwrap().port(), true));
-    let smuggled = [connect_line(&evil), connect_line(&to)].concat();
+    let smuggled = [hello("127.0.0.1"), connect_line(&evil), connect_line(&to)].concat();
     let request = [connect_line(&to), smuggled.clone()].concat();
     let taken = std::thread::spawn(move || {
         let (mut stream, _) = upstream.accept().unwrap();
@@ -304,7 +413,8 @@ async fn an_endless_answer_is_cut() {
         while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
     });
     let to = endpoint("127.0.0.1", port, true);
-    let (answer, way) = ask(to.clone(), &connect_line(&to)).await;
+    let request = [connect_line(&to), hello("127.0.0.1")].concat();
+    let (answer, way) = ask(to, &request).await;
     let bound = 1024 + 64 + IN_BYTES_EXTRA;
     assert!(way.connections()[0].bytes_in <= bound);
     assert!(u64::try_from(answer.len()).unwrap() <= bound + 64);
@@ -319,15 +429,17 @@ async fn doors_of_one_execution_are_counted_each_and_bounded_together() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
             stream.write_all(&vec![b'x'; half]).await.unwrap();
         }
     });
     let way = way(&to);
+    let request = [connect_line(&to), hello("127.0.0.1")].concat();
     for _ in 0..2 {
-        let answer = ask_at_a_door(&way, &connect_line(&to)).await;
+        let answer = ask_at_a_door(&way, &request).await;
         assert_eq!(answer.len(), half + b"HTTP/1.1 200 open\r\n\r\n".len());
     }
-    let cut = ask_at_a_door(&way, &connect_line(&to)).await;
+    let cut = ask_at_a_door(&way, &request).await;
     assert!(cut.len() < half, "{}", cut.len());
     let bytes: Vec<_> = way.connections().iter().map(|opened| opened.bytes_in).collect();
     let half = u64::try_from(half).unwrap();
@@ -340,6 +452,13 @@ async fn doors_of_one_execution_are_counted_each_and_bounded_together() {
 }
 
 proptest! {
+    #[test]
+    fn any_first_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let read = runtime.block_on(hello::read(&mut bytes.as_slice(), "api.example.org"));
+        prop_assert!(read.is_none());
+    }
+
     #[test]
     fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
         let to = endpoint("api.example.org", 443, false);
