@@ -8,7 +8,7 @@ use std::{
 
 use toani_protocol::{job::JobEnd, policy::Endpoint};
 
-/// Longest answer of the door, in bytes.
+/// Of an answer that has not come to its end, in bytes.
 const ANSWER_BYTES_MAX: usize = 256;
 const END: &[u8] = b"\r\n\r\n";
 
@@ -40,6 +40,9 @@ fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<(Vec<u8>, Vec
             let early = answer.split_off(at + END.len());
             return Ok((answer, early));
         }
+        if answer.len() >= ANSWER_BYTES_MAX {
+            return Err(JobEnd::ConnectorFailed);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(JobEnd::TimedOut);
@@ -47,9 +50,7 @@ fn read_answer(door: &mut UnixStream, deadline: Instant) -> Result<(Vec<u8>, Vec
         door.set_read_timeout(Some(left.max(Duration::from_millis(1))))
             .map_err(|_| JobEnd::ConnectorFailed)?;
         match door.read(&mut chunk) {
-            Ok(read @ 1..) if answer.len() + read <= ANSWER_BYTES_MAX => {
-                answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
-            }
+            Ok(read @ 1..) => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             _ => return Err(JobEnd::ConnectorFailed),
@@ -71,6 +72,7 @@ fn meaning(answer: &[u8]) -> Result<(), JobEnd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn asked(says: &[u8]) -> (Result<Vec<u8>, JobEnd>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
@@ -102,6 +104,18 @@ mod tests {
         ] {
             assert_eq!(asked(says).0, Err(end));
         }
+    }
+
+    /// In packets, so that each is read by itself.
+    #[test]
+    fn what_comes_early_is_kept_however_it_comes() {
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let (mut ours, mut theirs) = (UnixStream::from(pair.0), UnixStream::from(pair.1));
+        let (end, early) = (b"open\r\n\r\n", [b'x'; ANSWER_BYTES_MAX - 8]);
+        theirs.write_all(b"HTTP/1.1 200 ").unwrap();
+        theirs.write_all(&[end.as_slice(), &early].concat()).unwrap();
+        assert_eq!(answer(&mut ours, Instant::now() + Duration::from_secs(5)).unwrap(), early);
     }
 
     #[test]

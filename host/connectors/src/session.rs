@@ -162,6 +162,7 @@ impl Inner {
     /// Takes in records; 0 is the end of the stream.
     fn receive(&mut self) -> Poll<io::Result<usize>> {
         loop {
+            // Less than two answers of the door, so less than rustls takes at once.
             let early = std::mem::take(&mut self.early);
             match self.tls.read_tls(&mut early.as_slice().chain(&mut self.socket)) {
                 Ok(count) => {

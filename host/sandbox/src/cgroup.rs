@@ -184,7 +184,7 @@ impl Hierarchy {
     }
 
     /// A thread that moves itself is there at once. For a process the kernel holds up whatever forks
-    /// or ends on the machine, which takes some 10 ms; version 2 moves processes only.
+    /// or ends on the machine, which takes a grace period; version 2 moves processes only.
     fn entrance(&self) -> PathBuf {
         self.folder.join(match self.version {
             Version::One => "tasks",

@@ -3,8 +3,8 @@
 //! At a door the container asks `CONNECT host:port HTTP/1.1`, and nothing more. There is nothing to parse:
 //! either the bytes are those that the plan allows, or the door stays shut. The door resolves the
 //! name itself, once, and judges the addresses that it then connects to: a name that leads inwards
-//! is refused whatever the container believes, and whatever the name leads to a moment later. Through
-//! the open door goes TLS with that name, and nothing else.
+//! is refused whatever the container believes, and whatever the name leads to a moment later. What
+//! goes out first is TLS with that name.
 
 use std::{
     io,

@@ -195,7 +195,7 @@ impl Gvisor {
             runtime.extend([option.into(), folder.join(name).into()]);
         }
         let order = Order {
-            groups: group.entrances().collect(),
+            entrances: group.entrances().collect(),
             runtime,
             bundle: folder,
             id,

@@ -49,8 +49,7 @@ pub(crate) struct Pool<D: Driver> {
     shelves: Shelves<D::Parked>,
     /// Starting more at once than there are processors makes each of them later.
     preparing: Arc<Semaphore>,
-    /// Room for used containers.
-    used: Arc<Semaphore>,
+    room_for_used: Arc<Semaphore>,
     /// Jobs that have waited for too long.
     late: Arc<watch::Sender<usize>>,
 }
@@ -74,7 +73,7 @@ impl<D: Driver> Pool<D> {
             driver,
             shelves: Arc::default(),
             preparing: Arc::new(Semaphore::new(at_once)),
-            used: Arc::new(Semaphore::new(USED_MAX)),
+            room_for_used: Arc::new(Semaphore::new(USED_MAX)),
             late: Arc::default(),
         };
         drop(pool.pop(Kind::default()));
@@ -109,7 +108,7 @@ impl<D: Driver> Pool<D> {
 
     /// Ends a container, and lets another take its place, when the answer of its job is given.
     pub(crate) fn clear_away(self: &Arc<Self>, kind: Kind, used: Used) {
-        let Ok(room) = Arc::clone(&self.used).try_acquire_owned() else {
+        let Ok(room) = Arc::clone(&self.room_for_used).try_acquire_owned() else {
             drop(used);
             return self.fill(kind);
         };

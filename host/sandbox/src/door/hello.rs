@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Longest ClientHello, with what comes in one piece with its end.
+/// What is read for one, up to its last piece.
 pub(super) const HELLO_BYTES_MAX: usize = 16 * 1024;
 const CHUNK_BYTES: usize = 4096;
 
@@ -31,7 +31,7 @@ pub(super) async fn read(inside: &mut (impl AsyncRead + Unpin), host: &str) -> O
     None
 }
 
-/// An address has no name to give.
+/// An address has no name to give. Another one in a name's place is none to rustls either.
 fn names(name: Option<&str>, host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<IpAddr>() {

@@ -92,12 +92,35 @@ async fn let_through(host: &str, out: &[u8], upstream: &TcpListener) -> Vec<u8> 
 }
 
 /// One address may be several hosts', and only TLS says which is meant.
+/// The hello with one more entry behind its only name.
+fn with_entry(hello: &[u8], host: &str, entry: &[u8]) -> Vec<u8> {
+    let name = hello.windows(host.len()).position(|part| part == host.as_bytes()).unwrap();
+    let after = |at: usize, bytes: usize| {
+        let length =
+            hello[at..at + bytes].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        at + bytes + length
+    };
+    // Record and handshake, then version, random, session, suites and compression.
+    let extensions = after(after(after(43, 1), 2), 1);
+    let mut longer = hello.to_vec();
+    for low in [4, 8, extensions + 1, name - 6, name - 4] {
+        let length = [longer[low - 1], longer[low]];
+        let length = u16::from_be_bytes(length) + u16::try_from(entry.len()).unwrap();
+        longer[low - 1..=low].copy_from_slice(&length.to_be_bytes());
+    }
+    longer.splice(name + host.len()..name + host.len(), entry.iter().copied());
+    longer
+}
+
 #[tokio::test]
-async fn nothing_goes_out_but_tls_that_names_the_endpoint() {
+async fn nothing_goes_out_before_tls_that_names_the_endpoint() {
     const HOST: &str = "api.example.org";
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let spoken = hello(HOST);
     assert_eq!(let_through(HOST, &spoken, &upstream).await, spoken);
+    // What is no name is the upstream's to judge.
+    let no_name = with_entry(&spoken, HOST, b"\x09\0\x01x");
+    assert_eq!(let_through(HOST, &no_name, &upstream).await, no_name);
     let nameless = hello("127.0.0.1");
     assert_eq!(let_through("127.0.0.1", &nameless, &upstream).await, nameless);
 
@@ -105,16 +128,15 @@ async fn nothing_goes_out_but_tls_that_names_the_endpoint() {
     let mut longer = spoken.clone();
     // The record's own length.
     longer[3..5].copy_from_slice(&u16::MAX.to_be_bytes());
-    let mut two_names = spoken.clone();
-    let name = two_names.windows(HOST.len()).position(|part| part == HOST.as_bytes()).unwrap();
-    two_names[name - 5..name - 3].copy_from_slice(&9u16.to_be_bytes());
+    let other = [b"\0\0\x08".as_slice(), b"evil.org"].concat();
     for (what, host, out) in [
         ("another name", HOST, hello("evil.example.org")),
         ("a name above it", HOST, hello("example.org")),
         ("no name", HOST, hello("127.0.0.1")),
         ("a name for an address", "127.0.0.1", hello(HOST)),
         ("a name for an IPv6 address", "[::1]", hello(HOST)),
-        ("a list of names that is cut", HOST, two_names),
+        ("another name behind it", HOST, with_entry(&spoken, HOST, &other)),
+        ("half an entry behind it", HOST, with_entry(&spoken, HOST, &other[..2])),
         ("half of one", HOST, short),
         ("a record that is too long", HOST, longer),
         ("plain HTTP", HOST, format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").into_bytes()),
@@ -123,7 +145,6 @@ async fn nothing_goes_out_but_tls_that_names_the_endpoint() {
         ("a byte before it", HOST, [b"\0".as_slice(), &spoken].concat()),
         ("a line before it", HOST, [b"\r\n".as_slice(), &spoken].concat()),
         ("an alert before it", HOST, [b"\x15\x03\x03\0\x02\x01\0".as_slice(), &spoken].concat()),
-        ("records without end", HOST, b"\x16\x03\x01\0\x01\x01".repeat(hello::HELLO_BYTES_MAX)),
         ("nothing", HOST, Vec::new()),
     ] {
         assert_eq!(let_through(host, &out, &upstream).await, b"", "{what}");
@@ -143,6 +164,18 @@ async fn a_hello_may_come_byte_by_byte() {
     };
     let (read, ()) = tokio::join!(hello::read(&mut inside, "api.example.org"), writing);
     assert_eq!(read, Some(spoken));
+}
+
+#[tokio::test]
+async fn a_hello_without_end_is_cut() {
+    let (mut inside, mut container) = UnixStream::pair().unwrap();
+    // It is to have 61,440 bytes, in records of two, and is not waited for.
+    let began = b"\x16\x03\x01\0\x04\x01\0\xf0\0";
+    let goes_on = b"\x16\x03\x01\0\x02\x03\x03".repeat(hello::HELLO_BYTES_MAX / 7);
+    container.write_all(&[began.as_slice(), &goes_on].concat()).await.unwrap();
+    let reading = hello::read(&mut inside, "api.example.org");
+    let read = timeout(Duration::from_secs(10), reading).await.expect("more is waited for");
+    assert_eq!(read, None);
 }
 
 #[tokio::test]
@@ -453,10 +486,20 @@ async fn doors_of_one_execution_are_counted_each_and_bounded_together() {
 
 proptest! {
     #[test]
-    fn any_first_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+    fn a_changed_hello_goes_out_as_it_is_or_not_at_all(at in any::<prop::sample::Index>(), byte: u8) {
+        const HOST: &str = "api.example.org";
+        let mut changed = hello(HOST);
+        let name = changed.windows(HOST.len()).position(|part| part == HOST.as_bytes()).unwrap();
+        let at = at.index(changed.len());
+        let same = changed[at].eq_ignore_ascii_case(&byte);
+        changed[at] = byte;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let read = runtime.block_on(hello::read(&mut bytes.as_slice(), "api.example.org"));
-        prop_assert!(read.is_none());
+        let read = runtime.block_on(hello::read(&mut changed.as_slice(), HOST));
+        if (name..name + HOST.len()).contains(&at) && !same {
+            prop_assert!(read.is_none());
+        } else {
+            prop_assert!(read.is_none_or(|read| read == changed));
+        }
     }
 
     #[test]

@@ -34,13 +34,13 @@ use crate::{descriptors, driver::DOOR_FD, lifeline};
 
 /// The argument that makes `toani-sandbox` start a runtime.
 pub const LAUNCHER_MODE: &str = "gvisor-launcher";
-/// Ends the list of groups to enter.
-const END_OF_GROUPS: &str = "--";
+/// Ends the list of entrances.
+const END_OF_ENTRANCES: &str = "--";
 /// Comes with the doors.
 const DOORS: &[u8] = b"doors";
 /// The runtime's kernel puts its own streams at 256 and the next two numbers. When a process of
-/// several threads needs more room for that, the kernel lets it wait for a grace period: so the
-/// room is inherited.
+/// several threads needs more room for that, the host lets it wait for all processors (a grace
+/// period, often 10 ms): so the room is inherited.
 const HIGH_FD: i32 = 320;
 /// Orders that wait for the thread.
 const QUEUE_MAX: usize = 64;
@@ -48,8 +48,8 @@ const QUEUE_MAX: usize = 64;
 /// One runtime to start.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Entrances of its groups.
-    pub(super) groups: Vec<PathBuf>,
+    /// Of its groups.
+    pub(super) entrances: Vec<PathBuf>,
     /// With its options, up to the command.
     pub(super) runtime: Vec<OsString>,
     pub(super) bundle: PathBuf,
@@ -95,8 +95,8 @@ impl Order {
         let mut command = Command::new(sandbox);
         command
             .arg(LAUNCHER_MODE)
-            .args(&self.groups)
-            .arg(END_OF_GROUPS)
+            .args(&self.entrances)
+            .arg(END_OF_ENTRANCES)
             .args(&self.runtime)
             .arg("run")
             .arg("--bundle")
@@ -137,13 +137,13 @@ pub fn launcher(arguments: &[OsString]) -> anyhow::Result<()> {
 
 fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
     lifeline::follow(rustix::stdio::stdin())?;
-    let end = arguments.iter().position(|argument| argument == END_OF_GROUPS);
-    let (groups, rest) = arguments.split_at(end.context("no groups are named")?);
+    let end = arguments.iter().position(|argument| argument == END_OF_ENTRANCES);
+    let (entrances, rest) = arguments.split_at(end.context("no groups are named")?);
     let [_, program, options @ .., bundle_option, bundle, id] = rest else {
         bail!("no runtime is named");
     };
-    for group in groups {
-        fs::write(group, "0").with_context(|| format!("cannot enter {}", group.display()))?;
+    for entrance in entrances {
+        fs::write(entrance, "0").with_context(|| format!("cannot enter {}", entrance.display()))?;
     }
     // Where all of the machine's memory is used up, a container goes before the plane. The runtime
     // does not do it by its bundle's word.
@@ -152,8 +152,9 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let (_, doors) = descriptors::receive(rustix::stdio::stderr(), &mut [0; DOORS.len()])?;
     rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?;
-    let doors: Vec<OwnedFd> = doors.iter().map(high).collect::<Result<_, _>>()?;
-    without_barriers()?;
+    let doors: Result<Vec<OwnedFd>, _> = doors.iter().map(moved_up).collect();
+    let doors = doors.with_context(|| format!("more than {HIGH_FD} descriptors are needed"))?;
+    without_membarrier()?;
     let passed = doors.iter().zip(DOOR_FD..).flat_map(|(door, inside)| {
         ["--pass-fd".to_owned(), format!("{}:{inside}", door.as_raw_fd())]
     });
@@ -163,15 +164,16 @@ fn become_runtime(arguments: &[OsString]) -> anyhow::Result<Infallible> {
 }
 
 /// A descriptor under a number from [`HIGH_FD`] on, under which the runtime finds it.
-fn high(door: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+fn moved_up(door: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let door = fcntl_dupfd_cloexec(door, HIGH_FD)?;
     fcntl_setfd(&door, FdFlags::empty())?;
     Ok(door)
 }
 
-/// From here on membarrier(2) is not there. The runtime registers for it at each of its four starts,
-/// each time for a grace period of the kernel's (10 ms), for the sake of programs that use it.
-fn without_barriers() -> Result<(), seccompiler::Error> {
+/// From here on membarrier(2) is not there, and a call of another architecture ends the process. The
+/// runtime registers for membarrier at each of its four starts, and waits for a grace period each
+/// time, for the sake of programs that use it.
+fn without_membarrier() -> Result<(), seccompiler::Error> {
     let filter = SeccompFilter::new(
         BTreeMap::from([(libc::SYS_membarrier, Vec::new())]),
         SeccompAction::Allow,

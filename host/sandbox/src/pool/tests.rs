@@ -127,12 +127,14 @@ fn used(pool: &Arc<Pool<Counting>>, container: Counted) {
 async fn an_answer_has_the_processors_until_it_is_given() {
     let pool = Arc::new(Pool::new(Arc::new(Counting::new())));
     filled(&pool, Kind::default()).await;
+    let prepared = || pool.driver.prepared.load(Ordering::Relaxed);
     let began = Instant::now();
     used(&pool, pool.take(Kind::default()).await.unwrap());
+    tokio::time::sleep(ANSWERING - Duration::from_millis(1)).await;
+    assert_eq!((pool.driver.ended.available_permits(), prepared()), (0, WAITING_MAX));
     drop(pool.driver.ended.acquire().await.unwrap());
     filled(&pool, Kind::default()).await;
-    assert_eq!(began.elapsed(), ANSWERING);
-    assert_eq!(pool.driver.prepared.load(Ordering::Relaxed), WAITING_MAX + 1);
+    assert_eq!((began.elapsed(), prepared()), (ANSWERING, WAITING_MAX + 1));
 }
 
 #[tokio::test(start_paused = true)]
