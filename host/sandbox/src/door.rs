@@ -4,7 +4,7 @@
 //! either the bytes are those that the plan allows, or the door stays shut. The door resolves the
 //! name itself, once, and judges the addresses that it then connects to: a name that leads inwards
 //! is refused whatever the container believes, and whatever the name leads to a moment later. What
-//! goes out first is TLS with that name.
+//! goes out is TLS with that name.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::address::reach;
 
-mod hello;
+mod tls;
 
 /// The request for the door, with its headers.
 const HEAD_BYTES_MAX: usize = 1024;
@@ -148,7 +148,7 @@ async fn go_on(mut inside: UnixStream, mut outside: TcpStream, way: &Way, count:
     if inside.write_all(b"HTTP/1.1 200 open\r\n\r\n").await.is_err() {
         return;
     }
-    let Some(hello) = hello::read(&mut inside, &way.endpoint.host).await else { return };
+    let Some(hello) = tls::hello(&mut inside, &way.endpoint.host).await else { return };
     if pass(&hello, &mut outside, &way.out_left, &count.bytes_out).await.is_some() {
         relay(inside, outside, way, count).await;
     }
@@ -219,15 +219,25 @@ async fn connect(resolving: impl Future<Output = Found>, private: bool) -> Resul
     timeout(Duration::from_millis(CONNECT_MS_MAX), connecting).await.unwrap_or(Err(Shut::TimedOut))
 }
 
-/// Copies both ways until the upstream has said all, or a bound is reached.
+/// Copies both ways until the upstream has said all, a bound is reached, or what would go out may not.
 async fn relay(inside: UnixStream, outside: TcpStream, way: &Way, count: &Count) {
-    let (inside_read, inside_write) = inside.into_split();
-    let (outside_read, outside_write) = outside.into_split();
-    let out = pump(inside_read, outside_write, &way.out_left, &count.bytes_out);
+    let (mut inside_read, inside_write) = inside.into_split();
+    let (outside_read, mut outside_write) = outside.into_split();
+    let out = async {
+        loop {
+            let next = tls::next(&mut inside_read, &way.endpoint.host).await?;
+            let passing = pass(&next, &mut outside_write, &way.out_left, &count.bytes_out);
+            if next.is_empty() || passing.await.is_none() {
+                break;
+            }
+        }
+        let _ = outside_write.shutdown().await;
+        Some(())
+    };
     let back = pump(outside_read, inside_write, &way.back_left, &count.bytes_in);
     tokio::pin!(out, back);
     tokio::select! {
-        () = &mut out => back.await,
+        sound = &mut out => if sound.is_some() { back.await },
         () = &mut back => {}
     }
 }

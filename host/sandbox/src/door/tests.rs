@@ -47,6 +47,16 @@ fn hello(host: &'static str) -> Vec<u8> {
     hello
 }
 
+fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[kind, 3, 3, high, low], content].concat()
+}
+
+/// A record of data, which is encrypted to whoever is no peer.
+fn data(content: &[u8]) -> Vec<u8> {
+    record(23, content)
+}
+
 #[tokio::test]
 async fn opens_to_the_endpoint_and_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +69,7 @@ async fn opens_to_the_endpoint_and_counts() {
         all
     });
     let to = endpoint("127.0.0.1", port, true);
-    let out = [hello("127.0.0.1"), b"ping".to_vec()].concat();
+    let out = [hello("127.0.0.1"), data(b"ping")].concat();
     let (answer, way) = ask(to.clone(), &[connect_line(&to), out.clone()].concat()).await;
     assert_eq!(answer, "HTTP/1.1 200 open\r\n\r\npong!");
     assert_eq!(upstream.await.unwrap(), out, "byte for byte");
@@ -151,6 +161,34 @@ async fn nothing_goes_out_before_tls_that_names_the_endpoint() {
     }
 }
 
+/// An upstream may ask for a second hello, and take its name from that.
+#[tokio::test]
+async fn what_goes_out_behind_it_is_tls_that_names_the_endpoint() {
+    const HOST: &str = "api.example.org";
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (first, evil) = (hello(HOST), hello("evil.example.org"));
+    let content = |hello: &[u8]| hello[5..].to_vec();
+    let (changing, early) = (record(20, &[1]), data(b"early"));
+    let sound = [&*first, &changing, &first, &early, &record(22, &[0; 40])].concat();
+    assert_eq!(let_through(HOST, &sound, &upstream).await, sound);
+    let pieces = content(&evil).iter().flat_map(|byte| record(22, &[*byte])).collect();
+    for (what, then) in [
+        ("another name", evil.clone()),
+        ("another name in pieces", pieces),
+        ("another name behind this one", record(22, &[content(&first), content(&evil)].concat())),
+        ("a hello that is cut", first[..first.len() - 1].to_vec()),
+        ("plain HTTP", b"GET / HTTP/1.1\r\nHost: evil.example.org\r\n\r\n".to_vec()),
+        ("a record that is too long", record(23, &[0; 19_000])),
+    ] {
+        for before in [first.clone(), [&*first, &changing].concat(), [&*first, &early].concat()] {
+            let come = let_through(HOST, &[&*before, &then].concat(), &upstream).await;
+            assert_eq!(come, before, "{what}");
+        }
+    }
+    let both = record(22, &[content(&first), content(&evil)].concat());
+    assert_eq!(let_through(HOST, &both, &upstream).await, b"", "two in one");
+}
+
 /// In as many pieces as there are bytes.
 #[tokio::test]
 async fn a_hello_may_come_byte_by_byte() {
@@ -162,7 +200,7 @@ async fn a_hello_may_come_byte_by_byte() {
             tokio::task::yield_now().await;
         }
     };
-    let (read, ()) = tokio::join!(hello::read(&mut inside, "api.example.org"), writing);
+    let (read, ()) = tokio::join!(tls::hello(&mut inside, "api.example.org"), writing);
     assert_eq!(read, Some(spoken));
 }
 
@@ -171,9 +209,9 @@ async fn a_hello_without_end_is_cut() {
     let (mut inside, mut container) = UnixStream::pair().unwrap();
     // It is to have 61,440 bytes, in records of two, and is not waited for.
     let began = b"\x16\x03\x01\0\x04\x01\0\xf0\0";
-    let goes_on = b"\x16\x03\x01\0\x02\x03\x03".repeat(hello::HELLO_BYTES_MAX / 7);
+    let goes_on = b"\x16\x03\x01\0\x02\x03\x03".repeat(tls::HELLO_BYTES_MAX / 7);
     container.write_all(&[began.as_slice(), &goes_on].concat()).await.unwrap();
-    let reading = hello::read(&mut inside, "api.example.org");
+    let reading = tls::hello(&mut inside, "api.example.org");
     let read = timeout(Duration::from_secs(10), reading).await.expect("more is waited for");
     assert_eq!(read, None);
 }
@@ -190,7 +228,8 @@ async fn an_endless_question_is_cut() {
     let way = way(&to);
     let door = tokio::spawn(serve(inside, Arc::clone(&way)));
     container.write_all(&[connect_line(&to), hello("127.0.0.1")].concat()).await.unwrap();
-    let endless = async { while container.write_all(&[b'x'; 65536]).await.is_ok() {} };
+    let data = data(&[b'x'; 16 * 1024]);
+    let endless = async { while container.write_all(&data).await.is_ok() {} };
     let ((), taken, door) = tokio::join!(endless, taken, door);
     door.unwrap();
     assert!(taken.unwrap() <= OUT_BYTES_MAX);
@@ -300,7 +339,8 @@ async fn what_follows_the_head_is_the_upstreams_and_opens_nothing() {
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let [to, evil] = [&upstream, &other]
         .map(|there| endpoint("127.0.0.1", there.local_addr().unwrap().port(), true));
-    let smuggled = [hello("127.0.0.1"), connect_line(&evil), connect_line(&to)].concat();
+    let requests = [connect_line(&evil), connect_line(&to)].concat();
+    let smuggled = [hello("127.0.0.1"), data(&requests)].concat();
     let request = [connect_line(&to), smuggled.clone()].concat();
     let taken = std::thread::spawn(move || {
         let (mut stream, _) = upstream.accept().unwrap();
@@ -494,7 +534,7 @@ proptest! {
         let same = changed[at].eq_ignore_ascii_case(&byte);
         changed[at] = byte;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let read = runtime.block_on(hello::read(&mut changed.as_slice(), HOST));
+        let read = runtime.block_on(tls::hello(&mut changed.as_slice(), HOST));
         if (name..name + HOST.len()).contains(&at) && !same {
             prop_assert!(read.is_none());
         } else {
