@@ -194,9 +194,11 @@ async fn too_slow_is_timed_out() {
     let bench = Bench::connector().await;
     let mut plan = upstream.plan("/slow", None);
     plan.class.timeout_ms = 300;
+    let waited = bench.isolated(waiting(1)).await;
     let outcome = bench.run(&plan, b"").await;
     assert_eq!(outcome.end, JobEnd::TimedOut);
     assert!(outcome.connected());
+    bench.one_has_ended(&waited).await;
     bench.containers(waiting(1)).await;
 }
 

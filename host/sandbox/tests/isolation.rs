@@ -108,7 +108,7 @@ async fn a_container_is_what_it_should_be_from_outside() {
     let bench = Bench::new(paths(probe())).await;
     let mut plan = connecting(upstream.plan("/ok", Some(Injection::Bearer)));
     plan.class.timeout_ms = 3_000;
-    bench.isolated(waiting(1)).await;
+    let waited = bench.isolated(waiting(1)).await;
     let looked = async {
         // It spins once it has connected.
         let arrived = || upstream.accepted.load(std::sync::atomic::Ordering::SeqCst) == 1;
@@ -126,6 +126,7 @@ async fn a_container_is_what_it_should_be_from_outside() {
     };
     let (outcome, ()) = tokio::join!(bench.run(&plan, b"hang"), looked);
     assert_eq!(outcome.end, JobEnd::TimedOut, "a reply is one that ends");
+    bench.one_has_ended(&waited).await;
     bench.containers(waiting(1)).await;
 }
 
@@ -247,13 +248,13 @@ async fn an_ordinary_user_has_containers_where_groups_are_delegated_and_else_the
         let bench = Bench::new(user.paths(&driver, &delegated.0)).await;
         let own = ORDINARY.to_string();
         assert!(status(bench.client.pid(), "Uid:").unwrap().starts_with(&own));
-        let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
-        assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
         if driver == DriverKind::Native {
             for container in bench.isolated(waiting(1)).await {
                 expect_nobody(container, &own);
             }
         }
+        let outcome = bench.run(&upstream.plan("/ok", None), b"").await;
+        assert!(matches!(outcome.end, JobEnd::Response { status: 200, .. }), "{outcome:?}");
         bench.ended().await;
     }
 }

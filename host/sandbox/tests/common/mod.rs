@@ -218,7 +218,16 @@ impl Bench {
         children_of(launcher)
     }
 
-    /// Waits until these containers are all that there are: those that were used have ended.
+    /// Waits until one of these containers, the one that was used, has ended.
+    pub(crate) async fn one_has_ended(&self, these: &[u32]) {
+        let ended = || {
+            let still = children_of(self.launcher());
+            these.iter().any(|pid| !still.contains(pid))
+        };
+        until("the one that was used has ended", ended).await;
+    }
+
+    /// Waits until so many containers are there.
     pub(crate) async fn containers(&self, count: usize) -> Vec<u32> {
         let launcher = self.launcher();
         until("containers have ended", || children_of(launcher).len() == count).await;
