@@ -262,8 +262,9 @@ fn spawn(mut command: Command, theirs: [OwnedFd; 3]) -> io::Result<oneshot::Rece
     Ok(ended)
 }
 
-/// Becomes QEMU, from its parent's number, a list of groups and QEMU's own words: a process of its own, without root's
-/// rights, that asks to be killed with the one that started it, which QEMU itself does not.
+/// Becomes QEMU, from its parent's number, a list of groups and QEMU's own words: a process of its own,
+/// without root's rights, that asks to be killed with the one that started it, which QEMU itself does
+/// not.
 ///
 /// # Errors
 /// It cannot be executed.
