@@ -2,20 +2,22 @@
 //!
 //! Taps (`bin/tap.rs`) stand in for the enclave's process, which every step of an action crosses;
 //! what the enclave and the supervisor say to each other crosses it too. At every message they
-//! connect here, say which it is, and wait for one byte. The programs under test are the real
-//! ones, and know nothing of it.
+//! connect here, say which it is and how much of the log it is about, and wait for one byte. The
+//! programs under test are the real ones, and know nothing of it.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    process::Child,
     sync::{
         Arc, Mutex, MutexGuard,
         mpsc::{self, Receiver, Sender},
     },
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::plane::PATIENCE;
@@ -25,7 +27,7 @@ pub const REAL: &str = "real";
 const SOCKET: &str = "borders.sock";
 
 /// Of a message and its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// Nobody behind the border has seen the message.
     Before,
@@ -36,7 +38,8 @@ pub enum Side {
 /// One place of an action's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Border {
-    /// Passed before the border counts: a command may be sent more than once.
+    /// Passed before the border counts: a command may be sent more than once, and one about the
+    /// log's size counts if it covers what the enclave signed here.
     pub once_past: Option<&'static str>,
     pub name: &'static str,
     pub side: Side,
@@ -49,9 +52,21 @@ pub struct Borders {
     armed: Arc<Mutex<Option<Armed>>>,
 }
 
+/// A message at a border, as its tap tells of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Crossing {
+    pub name: String,
+    pub side: Side,
+    /// The log's size that it is about: what a command calls durable, or what an answer's records
+    /// lead to.
+    pub size: Option<u64>,
+}
+
 #[derive(Debug)]
 struct Armed {
     border: Border,
+    /// The log's size that a message has to cover to count.
+    size: u64,
     stopped: Sender<UnixStream>,
 }
 
@@ -99,7 +114,7 @@ impl Borders {
     /// Stops the next message at this border.
     pub fn stop_at(&self, border: Border) -> Stop {
         let (stopped, stop) = mpsc::channel();
-        *lock(&self.armed) = Some(Armed { border, stopped });
+        *lock(&self.armed) = Some(Armed { border, size: 0, stopped });
         Stop(stop)
     }
 }
@@ -109,8 +124,19 @@ impl Borders {
 pub struct Stop(Receiver<UnixStream>);
 
 impl Stop {
-    pub fn wait(&self) -> anyhow::Result<Held> {
-        self.0.recv_timeout(PATIENCE).map(Held).context("nothing came to this border")
+    /// Waits until what the agent began comes to the border.
+    pub fn wait(&self, agent: &mut Child) -> anyhow::Result<Held> {
+        let Ok(held) = self.0.recv_timeout(PATIENCE) else {
+            let mut said = String::new();
+            if agent.try_wait()?.is_some() {
+                let streams = agent.stdout.take().zip(agent.stderr.take());
+                let (mut out, mut error) = streams.context("its output is read once")?;
+                out.read_to_string(&mut said)?;
+                error.read_to_string(&mut said)?;
+            }
+            bail!("nothing came to this border; the agent has said: {said:?}");
+        };
+        Ok(Held(held))
     }
 }
 
@@ -122,28 +148,41 @@ fn lock(armed: &Mutex<Option<Armed>>) -> MutexGuard<'_, Option<Armed>> {
 fn ask(mut tap: UnixStream, armed: &Mutex<Option<Armed>>) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(tap.try_clone()?).read_line(&mut line)?;
-    let mut armed = lock(armed);
-    if let Some(Armed { border, .. }) = armed.as_mut() {
-        if border.once_past.is_some_and(|past| line == said(past, Side::After)) {
-            border.once_past = None;
-        } else if border.once_past.is_none() && line == said(border.name, border.side) {
-            if let Some(Armed { stopped, .. }) = armed.take() {
-                // The test has given up, and its taps end with it.
-                let _ = stopped.send(tap);
-            }
-            return Ok(());
+    let crossing = serde_json::from_str::<Crossing>(&line)?;
+    let mut watched = lock(armed);
+    if watched.as_mut().is_some_and(|armed| armed.is_reached(&crossing)) {
+        if let Some(Armed { stopped, .. }) = watched.take() {
+            // The test has given up, and its taps end with it.
+            let _ = stopped.send(tap);
         }
+        return Ok(());
     }
     tap.write_all(&[0])
 }
 
-fn said(name: &str, side: Side) -> String {
-    format!("{name} {side:?}\n")
+impl Armed {
+    fn is_reached(&mut self, crossing: &Crossing) -> bool {
+        match self.border.once_past {
+            Some(past) if crossing.name == past && crossing.side == Side::After => {
+                self.border.once_past = None;
+                self.size = crossing.size.unwrap_or_default();
+                false
+            }
+            Some(_) => false,
+            None => {
+                crossing.name == self.border.name
+                    && crossing.side == self.border.side
+                    && crossing.size.is_none_or(|size| size >= self.size)
+            }
+        }
+    }
 }
 
 /// A tap asks, and waits for the test's word.
-pub async fn cross(folder: &Path, name: &str, side: Side) -> std::io::Result<()> {
+pub async fn cross(folder: &Path, crossing: &Crossing) -> std::io::Result<()> {
     let mut test = tokio::net::UnixStream::connect(folder.join(SOCKET)).await?;
-    test.write_all(said(name, side).as_bytes()).await?;
+    let mut line = serde_json::to_vec(crossing)?;
+    line.push(b'\n');
+    test.write_all(&line).await?;
     test.read_u8().await.map(drop)
 }

@@ -166,17 +166,18 @@ impl World {
 
     /// Asks with this key until there is a definite answer.
     fn settle(&mut self, action: &str, key: &str) -> String {
-        let mut outcome = String::new();
-        until("the execution has ended", || {
+        let (mut outcome, mut last) = (String::new(), None);
+        let ended = until("the execution has ended", || {
             let said = self.plane.run(action, ORDER, &["--idempotency-key", key])?;
             match said.value.get("outcome").and_then(Value::as_str) {
                 Some(ended) => outcome = ended.to_owned(),
                 // Not now: the plane comes back, or the execution still runs.
                 None => assert!(said.exit != 2, "{}", said.error),
             }
+            last = Some(said);
             Ok(!outcome.is_empty())
-        })
-        .unwrap();
+        });
+        assert!(ended.is_ok(), "{key}: {last:?}; {}", self.plane.serve_log());
         outcome
     }
 
@@ -216,8 +217,8 @@ fn killed_at_each_step(victim: &str) {
         let key = format!("{victim}-{step}-{}-{:?}", border.name, border.side);
         let orders = world.upstream.orders();
         let stop = world.borders.stop_at(*border);
-        let agent = world.order(DIRECT, &key);
-        let held = stop.wait().unwrap();
+        let mut agent = world.order(DIRECT, &key);
+        let held = stop.wait(&mut agent).unwrap();
         assert!(world.kill(victim), "{key}");
         // What a dead process had on its way is lost with it.
         if victim == SUPERVISOR {
@@ -278,11 +279,11 @@ fn killed_at_each_step_of_an_approval() {
         for victim in [GATEWAY, ENCLAVE, SUPERVISOR] {
             let key = format!("{victim}-{step}-{}-{:?}", border.name, border.side);
             let (orders, executions) = (world.upstream.orders(), world.executions().len());
-            let agent = world.order(APPROVED, &key);
+            let mut agent = world.order(APPROVED, &key);
             let action = world.plane.wait_for_approval().unwrap();
             let stop = world.borders.stop_at(*border);
             let person = world.plane.begin(&["approve", &action, "--as", "anna", "--yes"]).unwrap();
-            let held = stop.wait().unwrap();
+            let held = stop.wait(&mut agent).unwrap();
             assert!(world.kill(victim), "{key}");
             if victim == SUPERVISOR {
                 held.release();

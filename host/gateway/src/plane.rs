@@ -174,7 +174,6 @@ impl Plane {
                     leaves.push((index, leaf));
                     continue;
                 }
-                // What a record names is kept before the record is.
                 Effect::PutBlob { bytes, delete_after } => {
                     self.keep.put_blob(bytes, delete_after).await
                 }
@@ -191,6 +190,13 @@ impl Plane {
                 Err(error) => self.store_failed(&error),
             }
         }
+        // What a record names is kept before the record is: whoever ends this process in between
+        // leaves a blob that nothing names, never the record of a result that nobody has.
+        for ticket in tickets {
+            if let Err(error) = ticket.settled().await {
+                self.store_failed(&error);
+            }
+        }
         // The records are written even if the store has failed: they are signed, and the log
         // must not have a gap.
         for some in leaves.chunks(APPEND_MAX) {
@@ -198,11 +204,6 @@ impl Plane {
                 tracing::error!(%error, "the audit log cannot be written");
                 self.fail(Exit::LogFailed);
                 return Err(Reason::LogUnavailable.into());
-            }
-        }
-        for ticket in tickets {
-            if let Err(error) = ticket.settled().await {
-                self.store_failed(&error);
             }
         }
         Ok(size)

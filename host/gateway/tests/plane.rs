@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Instance, LIMIT, Running, policy, request, tenant, with_key};
 use serde_json::{Value, json};
 use toani_gateway::Exit;
@@ -177,6 +179,47 @@ async fn an_execution_without_a_result_is_its_agents() {
     let refused = plane.ask("GET", &path, &stranger, None).await;
     assert_eq!(refused.code(), "agent_proof", "{refused:?}");
     drop(stream);
+    assert_eq!(plane.stop().await, Exit::Stopped);
+}
+
+/// Else who ends the process in between leaves the record of a result that nobody has. And where
+/// power is lost, which takes the last blobs with it, the same request is still told its outcome.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_record_is_in_the_log_before_what_it_names_is_kept() {
+    let instance = Instance::born().await;
+    let plane = Running::start(instance.config()).await;
+    plane.set_up(&instance, &policy(1, closed_port())).await;
+    let logged = async || {
+        let records = plane.ask("GET", "/v1/audit/records?from=0", &[], None).await.json();
+        records["records"].as_array().unwrap().len()
+    };
+    // The day's salt is there from then on.
+    post(&plane, "/v1/executions", "before", &request("look")).await;
+    let store = rusqlite::Connection::open(instance.data.path().join("store.sqlite")).unwrap();
+    let before = logged().await;
+    let keep = |sql| store.execute_batch(sql).unwrap();
+
+    // Nothing can be written to the store for a while.
+    keep("BEGIN IMMEDIATE");
+    let body = request("look");
+    let mut asked = Box::pin(post(&plane, "/v1/executions", "k", &body));
+    let early = tokio::time::timeout(Duration::from_millis(500), asked.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(logged().await, before);
+    keep("ROLLBACK");
+    let answer = asked.await;
+    assert_eq!((answer.status, answer.json()["outcome"].clone()), (200, json!("unreachable")));
+    assert!(logged().await > before);
+
+    keep("DELETE FROM blobs WHERE delete_after IS NOT NULL");
+    let again = post(&plane, "/v1/executions", "k", &body).await;
+    let summary = json!({
+        "action_id": answer.json()["action_id"],
+        "execution_id": answer.json()["execution_id"],
+        "outcome": "unreachable",
+    });
+    assert_eq!((again.status, again.json()), (200, summary), "{again:?}");
+    assert!(again.head.to_lowercase().contains("idempotent-replayed: true"), "{again:?}");
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
 

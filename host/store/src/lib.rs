@@ -14,8 +14,9 @@
 //! * [`Store::put_blob`] (params, results, statements) returns at once with a [`Ticket`], and
 //!   costs no fsync of its own. A settled ticket survives the end of the process, by kill -9 too,
 //!   but the last of them may be lost when the machine loses power; then the params or the result
-//!   of an execution cannot be read again, and its record and receipt still stand. Put the blob,
-//!   append the record, await the log, then the ticket: the blob was written meanwhile.
+//!   of an execution cannot be read again, and its record and receipt still stand. Await the
+//!   ticket before the record that names the blob is appended: else the end of the process in
+//!   between loses what the record promises.
 //!
 //! Writing calls are async and wait while the queue is full. Reading calls block on SQLite for
 //! some tens of microseconds: call them from `spawn_blocking`, or where that is acceptable.

@@ -22,9 +22,9 @@ use toani_enclave_host::{
 };
 use toani_protocol::{
     limits::MESSAGE_BYTES_MAX,
-    wire::{self, Call},
+    wire::{self, Call, Command as Asked, Effect, Reply},
 };
-use toani_tests::borders::{self, Side};
+use toani_tests::borders::{self, Crossing, Side};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -46,8 +46,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Asks the test; without its word this process ends, and the real program with it.
-async fn cross(folder: &Path, border: &str, side: Side) {
-    if borders::cross(folder, border, side).await.is_err() {
+async fn cross(folder: &Path, crossing: &Crossing) {
+    if borders::cross(folder, crossing).await.is_err() {
         exit(1);
     }
 }
@@ -89,23 +89,40 @@ async fn pass_calls(mut lane: UnixStream, real: &EnclaveHost, folder: &Path) -> 
         let (kind, length) = frame::read_prefix(prefix).context("no frame")?;
         let mut body = vec![0; length];
         lane.read_exact(&mut body).await?;
-        let name = match kind {
-            Kind::Call => command_name(&body)?,
-            other => format!("{other:?}"),
-        };
-        cross(folder, &name, Side::Before).await;
+        let mut crossing = asked(kind, &body)?;
+        cross(folder, &crossing).await;
         let (kind, reply) = real.ask(kind, body).await?;
-        cross(folder, &name, Side::After).await;
+        crossing.side = Side::After;
+        crossing.size = crossing.size.or(signed(kind, &reply)?);
+        cross(folder, &crossing).await;
         lane.write_all(&frame::prefix(kind, reply.len()).context("too large")?).await?;
         lane.write_all(&reply).await?;
     }
 }
 
-fn command_name(call: &[u8]) -> anyhow::Result<String> {
-    let command = wire::decode::<Call>(call, MESSAGE_BYTES_MAX)?.command;
-    match serde_json::to_value(&command)? {
-        Value::String(name) => Ok(name),
-        Value::Object(fields) => fields.keys().next().cloned().context("a name"),
-        _ => bail!("a command without a name"),
+fn asked(kind: Kind, body: &[u8]) -> anyhow::Result<Crossing> {
+    if kind != Kind::Call {
+        return Ok(Crossing { name: format!("{kind:?}"), side: Side::Before, size: None });
     }
+    let command = wire::decode::<Call>(body, MESSAGE_BYTES_MAX)?.command;
+    let size = if let Asked::Durable { size } = &command { Some(*size) } else { None };
+    let name = match serde_json::to_value(&command)? {
+        Value::String(name) => name,
+        Value::Object(fields) => fields.keys().next().cloned().context("a name")?,
+        _ => bail!("a command without a name"),
+    };
+    Ok(Crossing { name, side: Side::Before, size })
+}
+
+/// The log's size with the records of a reply, if it has any.
+fn signed(kind: Kind, reply: &[u8]) -> anyhow::Result<Option<u64>> {
+    if kind != Kind::Call {
+        return Ok(None);
+    }
+    let effects = wire::decode::<Reply>(reply, MESSAGE_BYTES_MAX)?.effects;
+    let sizes = effects.iter().filter_map(|effect| match effect {
+        Effect::Append { index, .. } => Some(index + 1),
+        _ => None,
+    });
+    Ok(sizes.max())
 }

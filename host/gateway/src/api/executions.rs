@@ -40,7 +40,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
     path = "/v1/executions",
     request_body(content = ExecutionRequestView),
     responses(
-        (status = 200, description = "It ended: an ExecutionResult with outcome, result and receipt; for a signing agent that asks again, a summary", body = ExecutionView),
+        (status = 200, description = "It ended: an ExecutionResult with outcome, result and receipt; for a signing agent that asks again, or where the result is lost, a summary", body = ExecutionView),
         (status = 409, description = "The same request still executes", body = ProblemView),
         (status = "default", description = "Refused", body = ProblemView)
     )
@@ -74,8 +74,9 @@ async fn replayed(api: &Api, earlier: Earlier, read: Read) -> Result<Response, P
             .with("action_id", earlier.action.as_str())
             .with("execution_id", earlier.execution.as_str()));
     };
-    if let Some(blob) = earlier.blob {
-        let result = open(api, &earlier.execution, blob, read).await?;
+    if let Some(blob) = earlier.blob
+        && let Some(result) = open(api, &earlier.execution, blob, read).await?
+    {
         let headers = [(header::CONTENT_TYPE, "application/json")];
         return Ok((headers, [(REPLAYED, "true")], result).into_response());
     }
@@ -121,7 +122,7 @@ pub(super) async fn look(
         let status = if found.ended.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
         return Ok((status, Json(summary)).into_response());
     };
-    let result = open(&api, &execution, blob, read).await?;
+    let result = open(&api, &execution, blob, read).await?.ok_or(Reason::ExecutionNotFound)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
 }
 
@@ -142,36 +143,37 @@ async fn is_its_agents(api: &Api, found: &ExecutionRow, read: Read) -> Result<()
 }
 
 /// A blob that the enclave has named. Its record may be on its way to the log just now, and the
-/// blob with it: then a commit brings it.
-async fn kept(api: &Api, blob: Hash) -> Result<Vec<u8>, Problem> {
+/// blob with it: then a commit brings it. None was deleted after its time, or lost when the machine
+/// lost power.
+async fn kept(api: &Api, blob: Hash) -> Result<Option<Vec<u8>>, Problem> {
     let mut commits = api.plane.log().commits();
     let found = async {
         loop {
             // The lists and the blobs are written in one order: what is listed is kept.
             api.plane.lists_are_current().await;
             let found = api.plane.keep().blob(blob).await.map_err(|_| Problem::busy())?;
-            if let Some(found) = found {
+            if found.is_some() {
                 return Ok(found);
             }
             commits.changed().await.map_err(|_| Problem::busy())?;
         }
     };
-    // Deleted after its time, or never written: no commit will bring it.
-    let lost = |_| Problem::from(Reason::ExecutionNotFound);
-    tokio::time::timeout(KEPT_WITHIN, found).await.map_err(lost)?
+    tokio::time::timeout(KEPT_WITHIN, found).await.unwrap_or(Ok(None))
 }
 
-/// The enclave opens a sealed result for whom it belongs to.
+/// The enclave opens a sealed result, if it is still kept, for whom it belongs to.
 async fn open(
     api: &Api,
     execution: &ExecutionId,
     blob: Hash,
     read: Read,
-) -> Result<Vec<u8>, Problem> {
-    let blob = kept(api, blob).await?;
+) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(blob) = kept(api, blob).await? else {
+        return Ok(None);
+    };
     let command = Command::Open { execution: execution.clone(), blob, read };
     match api.plane.answer(command).await? {
-        Answer::Result { result } => Ok(result),
+        Answer::Result { result } => Ok(Some(result)),
         _ => Err(api.plane.broken()),
     }
 }
