@@ -170,7 +170,11 @@ impl World {
         let ended = until("the execution has ended", || {
             let said = self.plane.run(action, ORDER, &["--idempotency-key", key])?;
             match said.value.get("outcome").and_then(Value::as_str) {
-                Some(ended) => outcome = ended.to_owned(),
+                Some(ended) => {
+                    let receipt = said.value.get("receipt").is_some();
+                    assert!(receipt || ended != "succeeded", "{key}: its result is lost");
+                    outcome = ended.to_owned();
+                }
                 // Not now: the plane comes back, or the execution still runs.
                 None => assert!(said.exit != 2, "{}", said.error),
             }

@@ -218,8 +218,16 @@ async fn no_record_is_in_the_log_before_what_it_names_is_kept() {
         "execution_id": answer.json()["execution_id"],
         "outcome": "unreachable",
     });
-    assert_eq!((again.status, again.json()), (200, summary), "{again:?}");
+    assert_eq!((again.status, again.json()), (200, summary.clone()), "{again:?}");
     assert!(again.head.to_lowercase().contains("idempotent-replayed: true"), "{again:?}");
+    let id = summary["execution_id"].as_str().unwrap();
+    let path = format!("/v1/executions/{id}?tenant={}&agent=simple", tenant());
+    let headers = with_key("k");
+    let read = |key| [(headers[0].0, key)];
+    let looked = plane.ask("GET", &path, &read(headers[0].1.as_str()), None).await;
+    assert_eq!((looked.status, looked.json()), (200, summary), "{looked:?}");
+    let refused = plane.ask("GET", &path, &read("Bearer not-its-key"), None).await;
+    assert_eq!(refused.code(), "agent_proof", "{refused:?}");
     assert_eq!(plane.stop().await, Exit::Stopped);
 }
 

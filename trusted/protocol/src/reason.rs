@@ -95,7 +95,7 @@ reasons! {
     IdempotencyMismatch = "idempotency_mismatch", Conflict, "The idempotency key was used with another request within 24 hours; use a new key.";
     IdempotencyInProgress = "idempotency_in_progress", Conflict, "The request with this idempotency key is still executing; ask for its execution.";
     ActionNotFound = "action_not_found", Missing, "No such action in this boot of the enclave, or it is another agent's.";
-    ExecutionNotFound = "execution_not_found", Missing, "No such execution, or it is another agent's, or its result was deleted after its time.";
+    ExecutionNotFound = "execution_not_found", Missing, "No such execution, or it is another agent's.";
     ApprovalNotOpen = "approval_not_open", Conflict, "The action does not wait for an approval (any more).";
     ApprovalEvidence = "approval_evidence", Identity, "The approval is not a valid signature of an approver whom the policy names for this action.";
     ApprovalTwice = "approval_twice", Conflict, "This person has approved already; thresholds count persons.";

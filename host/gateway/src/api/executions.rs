@@ -95,7 +95,7 @@ async fn replayed(api: &Api, earlier: Earlier, read: Read) -> Result<Response, P
     path = "/v1/executions/{id}",
     params(("id" = String, Path), Who),
     responses(
-        (status = 200, description = "An ExecutionResult: outcome, result and receipt"),
+        (status = 200, description = "An ExecutionResult: outcome, result and receipt; where no result is kept, a summary", body = ExecutionView),
         (status = 202, description = "It runs", body = ExecutionView),
         (status = "default", description = "Refused", body = ProblemView)
     )
@@ -112,21 +112,22 @@ pub(super) async fn look(
     let found = api.plane.keep().execution(execution.clone()).await;
     let found = found.map_err(|_| Problem::busy())?;
     let found = found.ok_or(Reason::ExecutionNotFound)?;
-    let Some(blob) = found.result else {
-        is_its_agents(&api, &found, read).await?;
-        let summary = ExecutionView {
-            action_id: found.action_id.map(|action| action.to_string()),
-            execution_id: id,
-            outcome: found.outcome.unwrap_or_else(|| "running".to_owned()),
-        };
-        let status = if found.ended.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-        return Ok((status, Json(summary)).into_response());
+    if let Some(blob) = found.result
+        && let Some(result) = open(&api, &execution, blob, read.clone()).await?
+    {
+        return Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response());
+    }
+    is_its_agents(&api, &found, read).await?;
+    let summary = ExecutionView {
+        action_id: found.action_id.map(|action| action.to_string()),
+        execution_id: id,
+        outcome: found.outcome.unwrap_or_else(|| "running".to_owned()),
     };
-    let result = open(&api, &execution, blob, read).await?.ok_or(Reason::ExecutionNotFound)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
+    let status = if found.ended.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(summary)).into_response())
 }
 
-/// Refuses a reader that is not the execution's agent. Where there is a result, opening it does so.
+/// Refuses a reader that is not the execution's agent. Where a result is kept, opening it does so.
 async fn is_its_agents(api: &Api, found: &ExecutionRow, read: Read) -> Result<(), Problem> {
     let reader = earlier::reader(&read);
     // Nothing opens, but before it says so the enclave verifies who reads.
