@@ -1,19 +1,17 @@
 //! The brokerage's process, and what it says.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{ErrorKind, Read},
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::Duration,
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, bail};
+use rustix::io::ioctl_fionbio;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// How long the brokerage may take to start or to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::plane::until;
 
 /// This machine's loopback addresses, as a guest of QEMU's user network sees them.
 pub const HOST_OF_GUESTS: &str = "10.0.2.2";
@@ -22,7 +20,9 @@ pub const HOST_OF_GUESTS: &str = "10.0.2.2";
 #[derive(Debug)]
 pub struct Brokerage {
     process: Child,
-    lines: Receiver<Value>,
+    output: ChildStdout,
+    /// The begin of a line.
+    unread: Vec<u8>,
     host: &'static str,
     port: u16,
     spki: String,
@@ -40,21 +40,13 @@ impl Brokerage {
             .spawn()
             .context("cannot start the brokerage")?;
         let output = process.stdout.take().context("the brokerage has no output")?;
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let Ok(value) = serde_json::from_str(&line) else { break };
-                if sender.send(value).is_err() {
-                    break;
-                }
-            }
-        });
-        let host = "127.0.0.1";
-        let mut brokerage = Self { process, lines, host, port: 0, spki: String::new(), orders: 0 };
-        let first = brokerage.lines.recv_timeout(PATIENCE).context("the brokerage says nothing")?;
-        let port = first.get("port").and_then(Value::as_u64).context("no port")?;
-        brokerage.port = u16::try_from(port)?;
-        brokerage.spki = first.get("spki").and_then(Value::as_str).context("no pin")?.to_owned();
+        ioctl_fionbio(&output, true)?;
+        let (host, spki, unread) = ("127.0.0.1", String::new(), Vec::new());
+        let mut brokerage = Self { process, output, unread, host, port: 0, spki, orders: 0 };
+        until("the brokerage has started", || {
+            brokerage.hear()?;
+            Ok(brokerage.port != 0)
+        })?;
         Ok(brokerage)
     }
 
@@ -78,29 +70,45 @@ impl Brokerage {
         &self.spki
     }
 
-    /// Orders so far, by its own count.
-    pub fn orders(&mut self) -> u64 {
-        while let Ok(line) = self.lines.try_recv() {
-            self.count(&line);
-        }
-        self.orders
+    /// Orders so far, by its own count. It says each before it answers, so whoever has the answer
+    /// finds the order here.
+    pub fn orders(&mut self) -> anyhow::Result<u64> {
+        self.hear()?;
+        Ok(self.orders)
     }
 
     /// Waits until there are so many orders.
     pub fn wait_for_orders(&mut self, orders: u64) -> anyhow::Result<()> {
-        while self.orders() < orders {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => self.count(&line),
-                Err(_) => bail!("{} orders where {orders} were expected", self.orders),
+        until("there are so many orders", || Ok(self.orders()? >= orders))
+    }
+
+    /// Takes in what it has said so far.
+    fn hear(&mut self) -> anyhow::Result<()> {
+        let mut some = [0; 4096];
+        loop {
+            match self.output.read(&mut some) {
+                Ok(0) => bail!("the brokerage has ended"),
+                Ok(read) => self.unread.extend_from_slice(some.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("the brokerage cannot be heard"),
             }
+        }
+        while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
+            self.take(&serde_json::from_slice(&line)?)?;
         }
         Ok(())
     }
 
-    fn count(&mut self, line: &Value) {
+    fn take(&mut self, line: &Value) -> anyhow::Result<()> {
         if let Some(orders) = line.get("orders").and_then(Value::as_u64) {
             self.orders = self.orders.max(orders);
+            return Ok(());
         }
+        let port = line.get("port").and_then(Value::as_u64).context("no port")?;
+        self.port = u16::try_from(port)?;
+        self.spki = line.get("spki").and_then(Value::as_str).context("no pin")?.to_owned();
+        Ok(())
     }
 }
 

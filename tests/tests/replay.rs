@@ -35,7 +35,7 @@ fn executions_go_through_redis_and_end_without_it() {
     upstream.wait_for_orders(2).unwrap();
     assert_eq!(redis.says("DBSIZE").unwrap(), ":1");
     assert_eq!(plane.stop().unwrap(), 0);
-    assert_eq!(upstream.orders(), 2, "what was refused reached nobody");
+    assert_eq!(upstream.orders().unwrap(), 2, "what was refused reached nobody");
 }
 
 #[test]

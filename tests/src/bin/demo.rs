@@ -225,13 +225,13 @@ fn read_balance(demo: &mut Demo) -> anyhow::Result<String> {
 }
 
 fn buy_stock(demo: &mut Demo) -> anyhow::Result<String> {
-    let before = demo.upstream.orders();
+    let before = demo.upstream.orders()?;
     let key = ["--idempotency-key", "demo-1"];
     let asking =
         [&["run", "broker.buy_stock", "--params", ORDER, "--token-only"][..], &key].concat();
     let agent = demo.plane.begin(&asking)?;
     let action = demo.plane.wait_for_approval()?;
-    ensure!(demo.upstream.orders() == before, "it ran before anyone approved");
+    ensure!(demo.upstream.orders()? == before, "it ran before anyone approved");
     demo.plane.approve(&action)?.ok()?;
     let said = plane::finished(agent)?.ok()?;
     let token = said.get("token").and_then(Value::as_str).context("no token")?.to_owned();
@@ -247,13 +247,13 @@ fn buy_stock(demo: &mut Demo) -> anyhow::Result<String> {
 }
 
 fn token_again(demo: &mut Demo) -> anyhow::Result<String> {
-    let before = demo.upstream.orders();
+    let before = demo.upstream.orders()?;
     let token = demo.used.clone().context("no token was used")?;
     // With the key of the first time, the answer of the first time would come.
     let again = ["--token", &token, "--idempotency-key", "demo-2"];
     let said = demo.plane.run("broker.buy_stock", ORDER, &again)?;
     refused(said.code(), "token_used", said.exit)?;
-    ensure!(demo.upstream.orders() == before, "it ran twice");
+    ensure!(demo.upstream.orders()? == before, "it ran twice");
     Ok(format!("token_used; the brokerage still counts {before}"))
 }
 
