@@ -21,7 +21,7 @@ pub const HOST_OF_GUESTS: &str = "10.0.2.2";
 pub struct Brokerage {
     process: Child,
     output: ChildStdout,
-    /// The begin of a line.
+    /// The beginning of a line whose end has not come.
     unread: Vec<u8>,
     host: &'static str,
     port: u16,

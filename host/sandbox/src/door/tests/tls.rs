@@ -26,7 +26,6 @@ async fn let_through(host: &str, out: &[u8], upstream: &TcpListener) -> Vec<u8> 
     come
 }
 
-/// One address may be several hosts', and only TLS says which is meant.
 /// The hello with one more entry behind its only name.
 fn with_entry(hello: &[u8], host: &str, entry: &[u8]) -> Vec<u8> {
     let name = hello.windows(host.len()).position(|part| part == host.as_bytes()).unwrap();
@@ -47,6 +46,7 @@ fn with_entry(hello: &[u8], host: &str, entry: &[u8]) -> Vec<u8> {
     longer
 }
 
+/// One address may be several hosts', and only TLS says which is meant.
 #[tokio::test]
 async fn nothing_goes_out_before_tls_that_names_the_endpoint() {
     const HOST: &str = "api.example.org";
